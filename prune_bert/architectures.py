@@ -1,0 +1,182 @@
+"""One table: for each ``model_type``, where the layers and sublayers live, and where the residual and the norm sit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from prune_bert.errors import UserError
+from prune_bert.plan import NormRule
+
+Skipping = Literal["identity", "zero", "ignored"]
+
+
+class ArchitectureError(UserError, ValueError):
+    """A model whose layers cannot be found, or a sublayer that its family lacks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One module of a layer that a stand-in replaces.
+
+    Attributes:
+        path: Its dotted path within the layer.
+        skipping: What stands in: its input (``"identity"``), zeros where the residual is added outside
+            (``"zero"``), or its input unchecked where a later part ignores it (``"ignored"``).
+        norm_path: The LayerNorm within the module that stays, or nothing.
+    """
+
+    path: str
+    skipping: Skipping = "identity"
+    norm_path: str = ""
+
+
+Sublayers = Mapping[tuple[str, NormRule], tuple[Part, ...]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a family keeps its layers and how its sublayers are skipped.
+
+    Attributes:
+        layers_path: The dotted path of the layer list within the base model.
+        sublayers: The parts to replace, for each sublayer and norm rule; empty where only layers are known.
+    """
+
+    layers_path: str
+    sublayers: Sublayers
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The encoder found in one model.
+
+    Attributes:
+        path: The dotted path of the layer list within the model.
+        layers: The list itself.
+        architecture: The family's entry, or None for an unknown family.
+        model_type: The family's name.
+    """
+
+    path: str
+    layers: nn.ModuleList
+    architecture: Architecture | None
+    model_type: str
+
+    def parts(self, component: str, norm: NormRule) -> tuple[Part, ...]:
+        """Give the parts of a layer that skip one of its sublayers.
+
+        Raises:
+            ArchitectureError: If only whole layers of this family are known.
+        """
+        if self.architecture is None:
+            raise ArchitectureError(
+                f"the {component} sublayers of {self.model_type!r} are not known, only its whole layers; families "
+                f"with sublayers: {', '.join(sorted(ARCHITECTURES))}"
+            )
+        return self.architecture.sublayers[component, norm]
+
+
+def _post_ln(attention_norm: str) -> Sublayers:
+    """BERT's form: the residual and the LayerNorm sit at the end of ``attention`` and of ``output``."""
+    return {
+        ("attention", "keep"): (Part("attention", norm_path=attention_norm),),
+        ("attention", "skip"): (Part("attention"),),
+        ("ffn", "keep"): (Part("intermediate", "ignored"), Part("output", norm_path="LayerNorm")),
+        ("ffn", "skip"): (Part("intermediate", "ignored"), Part("output")),
+    }
+
+
+_BERT = Architecture("encoder.layer", _post_ln("output.LayerNorm"))
+_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"))
+# The residual and the LayerNorm are the layer's own: removing a sublayer means adding zero to the residual.
+_DISTILBERT = Architecture(
+    "transformer.layer",
+    {
+        ("attention", "keep"): (Part("attention", "zero"),),
+        ("attention", "skip"): (Part("attention", "zero"), Part("sa_layer_norm")),
+        ("ffn", "keep"): (Part("ffn", "zero"),),
+        ("ffn", "skip"): (Part("ffn", "zero"), Part("output_layer_norm")),
+    },
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "deberta-v2": _BERT,
+    "mpnet": _MPNET,
+    "distilbert": _DISTILBERT,
+}
+
+
+def find_encoder(model: nn.Module) -> Encoder:
+    """Find the encoder layers of a model of transformers.
+
+    A family of the table is found by its path; of any other, the one list of modules that is as long as
+    ``config.num_hidden_layers`` says.
+
+    Raises:
+        ArchitectureError: If there is no such list, more than one, or one that contradicts the config; or if the
+            model is wrapped.
+    """
+    if {"_orig_mod", "module"} & set(model._modules):
+        raise ArchitectureError(
+            f"the model is wrapped in {type(model).__name__}, which renames every path: do surgery before "
+            "accelerator.prepare or torch.compile, or pass the model inside"
+        )
+    config = getattr(model, "config", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    if depth is None:
+        raise ArchitectureError(
+            f"{type(model).__name__} has no config.num_hidden_layers, so its layers cannot be found; "
+            "for any other network use replace_with_identity(model, name)"
+        )
+    model_type = str(getattr(config, "model_type", type(model).__name__))
+    architecture = ARCHITECTURES.get(model_type)
+    if architecture is None:
+        path, layers = _guess(model, model_type, depth)
+        return Encoder(path, layers, None, model_type)
+    path = _prefix(model) + architecture.layers_path
+    layers = _module_list(model, path)
+    if len(layers) != depth:
+        raise ArchitectureError(
+            f"{path} holds {len(layers)} layers but config.num_hidden_layers says {depth}: a layer was deleted "
+            "without the config, and the model would reload with random weights; set the config right first"
+        )
+    return Encoder(path, layers, architecture, model_type)
+
+
+def _prefix(model: nn.Module) -> str:
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    return f"{prefix}." if prefix and hasattr(model, prefix) else ""
+
+
+def _module_list(model: nn.Module, path: str) -> nn.ModuleList:
+    try:
+        layers: Any = model.get_submodule(path)
+    except AttributeError:
+        layers = None
+    if not isinstance(layers, nn.ModuleList):
+        raise ArchitectureError(
+            f"{type(model).__name__} has no layer list at {path!r}, where its family keeps it"
+        )
+    return layers
+
+
+def _guess(model: nn.Module, model_type: str, depth: int) -> tuple[str, nn.ModuleList]:
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    fitting = {name: layers for name, layers in lists.items() if len(layers) == depth}
+    if len(fitting) == 1:
+        return next(iter(fitting.items()))
+    found = ", ".join(f"{name} ({len(layers)})" for name, layers in list(lists.items())[:8]) or "none"
+    raise ArchitectureError(
+        f"model type {model_type!r} is not one of {', '.join(sorted(ARCHITECTURES))}, and its layers cannot be told: "
+        f"looked for exactly one nn.ModuleList of config.num_hidden_layers = {depth} modules, "
+        f"found {len(fitting)} among the lists: {found}"
+    )

@@ -1,0 +1,18 @@
+"""Models to and from disk: pruned checkpoints that reload equal, and loading that never goes on with random weights."""
+
+from prune_bert.checkpoint.loading import LoadedModel, load_model
+from prune_bert.checkpoint.pruned import load_pruned
+from prune_bert.checkpoint.saving import CheckpointFormat, save_pruned
+from prune_bert.checkpoint.sources import CheckpointError
+from prune_bert.checkpoint.staging import replace_directory, staged_directory
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointFormat",
+    "LoadedModel",
+    "load_model",
+    "load_pruned",
+    "replace_directory",
+    "save_pruned",
+    "staged_directory",
+]

@@ -1,0 +1,190 @@
+"""``load_model``: a classifier and its tokenizer from a directory, a hub id or the embedded default."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prune_bert.checkpoint.pruned import is_pruned_with_stand_ins, load_pruned
+from prune_bert.checkpoint.sources import CheckpointError, check_hub, check_weights, read_config, resolve
+from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, EmbeddedError, base_directory
+from prune_bert.surgery import pruning_record
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to evaluate.
+
+    Attributes:
+        model: The classifier, in fp32, on the CPU, in evaluation mode.
+        tokenizer: Its tokenizer.
+        name: The name that was asked for.
+        notes: What a reader of the results should know.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    tokenizer_name: str | None = None,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    attn_implementation: str | None = None,
+    new_head: Sequence[str] | None = None,
+) -> LoadedModel:
+    """Load a sequence classifier, never with random weights that nobody asked for.
+
+    Args:
+        name_or_path: A local directory (plain, or written by ``save_pruned``), a hub id, or ``"embedded"``.
+        tokenizer_name: Another directory or hub id for the tokenizer.
+        revision: The hub's revision.
+        trust_remote_code: Run code that comes with the model.
+        allow_pickle: Load pickled weights where there are no safetensors.
+        attn_implementation: ``"sdpa"``, ``"eager"`` and the like; by default the model's own choice.
+        new_head: Label names of a classification head to train from scratch, where the checkpoint has none that
+            fits (an empty sequence asks for a regression head); by default a trained head is required.
+
+    Raises:
+        CheckpointError: If the model cannot be found, read or trusted, or has no trained classification head.
+        EmbeddedError: If the embedded default is not installed.
+    """
+    settings: dict[str, Any] = (
+        {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    )
+    if name_or_path == MODEL_NAME:
+        return _load_embedded(settings, new_head)
+    directory = resolve(name_or_path)
+    if directory is None:
+        check_hub(name_or_path, revision)
+        settings |= {"revision": revision} | ({} if allow_pickle else {"use_safetensors": True})
+    else:
+        config = read_config(directory)
+        check_weights(directory, allow_pickle)
+        if is_pruned_with_stand_ins(config) and new_head is None:
+            model = load_pruned(directory, dtype=torch.float32, **settings)
+            tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
+            return LoadedModel(model, tokenizer, name_or_path, _pruned_notes(model))
+    settings["trust_remote_code"] = trust_remote_code
+    model = _load_classifier(str(directory or name_or_path), settings, new_head)
+    return LoadedModel(
+        model, _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code), name_or_path
+    )
+
+
+def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
+    directory = str(base_directory())
+    labels = ("negative", "positive") if new_head is None else new_head
+    model = _load_classifier(directory, settings, labels)
+    tokenizer = _load_tokenizer(directory, trust_remote_code=False)
+    if new_head is not None:
+        return LoadedModel(model, tokenizer, BASE_NAME)
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise EmbeddedError("the embedded model needs peft: pip install 'prune-bert[lora]'") from error
+    merged = PeftModel.from_pretrained(model, str(ADAPTER_DIR)).merge_and_unload()
+    note = f"embedded model: {BASE_NAME} with this project's LoRA adapter for SST-2 merged in"
+    return LoadedModel(merged.eval(), tokenizer, MODEL_NAME, (note,))
+
+
+def _load_classifier(name: str, settings: dict[str, Any], new_head: Sequence[str] | None) -> PreTrainedModel:
+    head = {} if new_head is None else _head_settings(new_head)
+    with _readable_errors(name), _quiet():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=bool(head),
+            **head,
+            **settings,
+        )
+    missing = sorted(info["missing_keys"])
+    encoder = [
+        key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key
+    ]
+    if encoder:
+        raise CheckpointError(
+            f"{name!r} lacks {len(encoder)} weights of its encoder ({encoder[0]}, ...), which would be random; "
+            "is config.json of another model, or was a layer deleted without the config?"
+        )
+    if missing and new_head is None:
+        raise CheckpointError(
+            f"{name!r} has no trained classification head ({', '.join(missing[:3])} would be random, and so would the "
+            "accuracy); fine-tune it first: prune-bert train --model_name_or_path ... --task_name ... --output_dir ..."
+        )
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    resolve(name)
+    with _readable_errors(name, what="tokenizer"), _quiet():
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+
+
+def _pruned_notes(model: PreTrainedModel) -> tuple[str, ...]:
+    record = pruning_record(model.config)
+    return (f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers",)
+
+
+@contextmanager
+def _readable_errors(name: str, what: str = "model") -> Iterator[None]:
+    """Turn what transformers says of a checkpoint into one line that says what to do."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, KeyError, ImportError
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise CheckpointError(
+                f"{name!r} brings code of its own; pass --trust_remote_code true to run it if you trust where it comes "
+                "from"
+            ) from error
+        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:300]}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back advice on fresh weights: what is missing is an error or was asked for."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def directory_bytes(directory: Path) -> int:
+    """Add up the sizes of a checkpoint's weight files, in bytes."""
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))

@@ -1,0 +1,130 @@
+"""Telling what a model's name names, and whether its files are fit to load."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from prune_bert.errors import UserError
+
+COMPACT_MODEL_TYPE = "prune_bert_compact"
+COMPACT_WEIGHTS = "pruned_model.safetensors"
+
+_HUB_TIMEOUT_S = 10.0
+
+
+class CheckpointError(UserError, ValueError):
+    """A model that cannot be loaded or saved as asked."""
+
+
+def resolve(name_or_path: str) -> Path | None:
+    """Tell a local directory from a hub id.
+
+    Returns:
+        The directory, or None where the name can only be a hub id.
+
+    Raises:
+        CheckpointError: If it is a path and nothing of a model lies there.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(
+            f"model_name_or_path {name_or_path!r} is a file; name the directory that holds it"
+        )
+    looks_local = (
+        name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or "\\" in name_or_path
+    )
+    if looks_local or (path.parent != Path() and path.parent.is_dir()):
+        siblings = (
+            [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
+        )
+        nearest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.5)
+        guess = f"; did you mean {str(path.parent / nearest[0])!r}?" if nearest else ""
+        raise CheckpointError(f"model_name_or_path {name_or_path!r}: there is no such directory{guess}")
+    return None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read a checkpoint's ``config.json``.
+
+    Raises:
+        CheckpointError: If it is missing, or no JSON mapping.
+    """
+    file = directory / "config.json"
+    if not file.is_file():
+        hint = (
+            "; it holds a LoRA adapter: merge it first"
+            if (directory / "adapter_config.json").is_file()
+            else ""
+        )
+        raise CheckpointError(f"{str(directory)!r} has no config.json, so it is no model directory{hint}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{str(file)!r} is not JSON ({error}): copy or download the model again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{str(file)!r} holds no mapping: copy or download the model again")
+    return config
+
+
+def check_weights(directory: Path, allow_pickle: bool) -> None:
+    """Refuse weights that are absent, pickled, corrupted or truncated.
+
+    Raises:
+        CheckpointError: Naming the file and what to do.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    for file in files:
+        _check_safetensors(file)
+    if files:
+        return
+    pickles = sorted(file.name for file in directory.glob("*.bin"))
+    if pickles and not allow_pickle:
+        raise CheckpointError(
+            f"{str(directory)!r} has only pickled weights ({pickles[0]}), which can run code when loaded; convert them "
+            "to safetensors, or pass --allow_pickle true if you trust where they come from"
+        )
+    if not pickles:
+        raise CheckpointError(f"{str(directory)!r} has no weights: no *.safetensors file in it")
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} is corrupted or truncated ({error}): copy or download it again"
+        ) from error
+
+
+def check_hub(name: str, revision: str) -> None:
+    """Ask the hub once whether it has a model, where the cache has none; loading would ask for a minute.
+
+    Raises:
+        CheckpointError: If the hub cannot be reached, or has no such model.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision), str):
+            return
+        huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise CheckpointError(
+            f"model_name_or_path {name!r} is neither a directory here nor a model on the hub; check the spelling"
+        ) from error
+    except Exception as error:  # from several libraries, with no base class in common
+        raise CheckpointError(
+            f"model_name_or_path {name!r} is no directory here, and the hub cannot be reached to look it up "
+            f"({type(error).__name__}); pass the path of a local model directory, or 'embedded' for the built-in one"
+        ) from error

@@ -1,0 +1,224 @@
+"""What to remove, as a value: a set of sites and the norm rule, in text and in JSON."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, get_args
+
+from prune_bert.errors import UserError
+
+Component = Literal["layer", "attention", "ffn"]
+NormRule = Literal["keep", "skip"]
+
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+NORM_RULES: tuple[NormRule, ...] = get_args(NormRule)
+
+_EXAMPLE = "a plan looks like 'layer:9-11 attention:4 ffn:0,2 norm=skip'"
+
+
+class PlanError(UserError, ValueError):
+    """A plan that cannot be read, or that names what is not there."""
+
+
+class PlanWarning(UserWarning):
+    """A plan that says something twice."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One prunable place: a layer, or the attention or feed-forward sublayer of one.
+
+    Attributes:
+        layer: The encoder layer, counted from 0.
+        component: ``"layer"``, ``"attention"`` or ``"ffn"``.
+
+    Raises:
+        PlanError: If the layer is negative or not a whole number, or the component unknown.
+    """
+
+    layer: int
+    component: Component = "layer"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise PlanError(f"a layer is a whole number counted from 0, not {self.layer!r}")
+        if self.component not in COMPONENTS:
+            raise PlanError(_unknown("component", self.component, COMPONENTS))
+
+    def __str__(self) -> str:
+        return f"{self.component}:{self.layer}"
+
+    def __lt__(self, other: Site) -> bool:
+        return self._forward_order() < other._forward_order()
+
+    def _forward_order(self) -> tuple[int, int]:
+        return self.layer, COMPONENTS.index(self.component)
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """An immutable set of sites and the norm rule for the sublayers among them.
+
+    A ``layer`` site swallows the sublayer sites of the same layer, with a ``PlanWarning``.
+
+    Attributes:
+        sites: The sites to remove, kept in forward order and free of duplicates.
+        norm: For sublayer sites of post-LN encoders: ``"keep"`` leaves the residual and its LayerNorm,
+            ``LN(x)``; ``"skip"`` is the exact identity, ``x``. A layer site is always an exact identity.
+
+    Raises:
+        PlanError: If the norm rule is unknown or a site is not a ``Site``.
+    """
+
+    sites: tuple[Site, ...] = field(default=())
+    norm: NormRule = "keep"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORM_RULES:
+            raise PlanError(_unknown("norm rule", self.norm, NORM_RULES))
+        sites = set(self.sites)
+        strangers = [site for site in sites if not isinstance(site, Site)]
+        if strangers:
+            raise PlanError(
+                f"a plan holds Site objects, not {strangers[0]!r}; for text use PruningPlan.parse"
+            )
+        whole = {site.layer for site in sites if site.component == "layer"}
+        swallowed = sorted(site for site in sites if site.component != "layer" and site.layer in whole)
+        if swallowed:
+            names = ", ".join(map(str, swallowed))
+            warnings.warn(f"{names}: already removed with the whole layer", PlanWarning, stacklevel=3)
+        object.__setattr__(self, "sites", tuple(sorted(sites - set(swallowed))))
+
+    @classmethod
+    def parse(cls, text: str) -> PruningPlan:
+        """Read the text form, such as ``"layer:9-11 attention:4 ffn:0,2 norm=skip"``.
+
+        Raises:
+            PlanError: If the text is not a plan; the message names the word at fault.
+        """
+        if not isinstance(text, str):
+            raise PlanError(f"a plan is text, not {type(text).__name__} {text!r}; {_EXAMPLE}")
+        sites: list[Site] = []
+        norm: NormRule | None = None
+        for word in text.split():
+            if "=" in word:
+                if norm is not None:
+                    raise PlanError(f"{word!r}: the norm rule is given twice")
+                norm = _parse_norm(word)
+            else:
+                sites += _parse_sites(word)
+        return cls(tuple(sites), norm or "keep")
+
+    @classmethod
+    def from_json(cls, data: Any) -> PruningPlan:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            PlanError: If the mapping is not a plan's.
+        """
+        try:
+            sites = tuple(Site(site["layer"], site["component"]) for site in data["sites"])
+            return cls(sites, data.get("norm", "keep"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(
+                'a plan in JSON looks like {"sites": [{"layer": 4, "component": "attention"}], "norm": "keep"}'
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plan as JSON-able data."""
+        sites = [{"layer": site.layer, "component": site.component} for site in self.sites]
+        return {"sites": sites, "norm": self.norm}
+
+    def __str__(self) -> str:
+        words = [
+            f"{component}:{_compress([site.layer for site in self.sites if site.component == component])}"
+            for component in COMPONENTS
+            if any(site.component == component for site in self.sites)
+        ]
+        return " ".join(words + (["norm=skip"] if self.norm == "skip" else []))
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.sites
+
+    def __or__(self, other: PruningPlan) -> PruningPlan:
+        return self._combined(other, set(self.sites) | set(other.sites))
+
+    def __and__(self, other: PruningPlan) -> PruningPlan:
+        return self._combined(other, set(self.sites) & set(other.sites))
+
+    def __sub__(self, other: PruningPlan) -> PruningPlan:
+        return self._combined(other, set(self.sites) - set(other.sites))
+
+    def layers(self) -> tuple[int, ...]:
+        """Give the whole layers removed, ascending."""
+        return tuple(site.layer for site in self.sites if site.component == "layer")
+
+    def sublayers(self) -> tuple[Site, ...]:
+        """Give the sublayer sites, in forward order."""
+        return tuple(site for site in self.sites if site.component != "layer")
+
+    def _combined(self, other: PruningPlan, sites: Iterable[Site]) -> PruningPlan:
+        if self.norm != other.norm and self.sublayers() and other.sublayers():
+            raise PlanError(f"plans with norm={self.norm} and norm={other.norm} do not combine")
+        return PruningPlan(tuple(sites), self.norm if self.sublayers() else other.norm)
+
+
+def _parse_norm(word: str) -> NormRule:
+    key, _, value = word.partition("=")
+    if key != "norm":
+        raise PlanError(f"{word!r}: {_unknown('option', key, ('norm',))}; {_EXAMPLE}")
+    if value not in NORM_RULES:
+        raise PlanError(f"{word!r}: {_unknown('norm rule', value, NORM_RULES)}")
+    return value
+
+
+def _parse_sites(word: str) -> list[Site]:
+    component, colon, indices = word.partition(":")
+    if not colon:
+        raise PlanError(f"{word!r} has no ':' between the component and its layers; {_EXAMPLE}")
+    if component not in COMPONENTS:
+        raise PlanError(f"{word!r}: {_unknown('component', component, COMPONENTS)}")
+    return [
+        Site(layer, component) for part in indices.split(",") for layer in _span(word, part)
+    ]
+
+
+def _span(word: str, part: str) -> range:
+    """Read one layer number or one range of them."""
+    if not part:
+        raise PlanError(f"{word!r}: a layer number is missing; {_EXAMPLE}")
+    match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
+    if match is None:
+        raise PlanError(
+            f"{word!r}: {part!r} is neither a layer number nor a range such as 9-11; layers count from 0"
+        )
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise PlanError(f"{word!r}: the range {part} runs backwards; write {last}-{first}")
+    return range(first, last + 1)
+
+
+def _compress(layers: Sequence[int]) -> str:
+    """Write ``[0, 2, 3, 4]`` as ``"0,2-4"``."""
+    runs = []
+    for _, group in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0]):
+        run = [layer for _, layer in group]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(runs)
+
+
+def _unknown(kind: str, given: object, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(str(given), known, n=1, cutoff=0.4)
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown {kind} {given!r}, expected {' | '.join(known)}{guess}"

@@ -1,0 +1,20 @@
+"""Putting identities in the place of layers, sublayers and modules: for a while, or for good."""
+
+from prune_bert.surgery.drop import drop
+from prune_bert.surgery.probe import SurgeryError, evaluation_mode
+from prune_bert.surgery.record import PruningRecord, pruning_record
+from prune_bert.surgery.replace import replace_with_identity
+from prune_bert.surgery.swaps import install_stand_ins
+from prune_bert.surgery.temporary import Bypass, bypass
+
+__all__ = [
+    "Bypass",
+    "PruningRecord",
+    "SurgeryError",
+    "bypass",
+    "drop",
+    "evaluation_mode",
+    "install_stand_ins",
+    "pruning_record",
+    "replace_with_identity",
+]

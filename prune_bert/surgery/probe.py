@@ -1,0 +1,155 @@
+"""One small forward that shows how each module is called and what it returns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_bert.errors import UserError
+from prune_bert.stand_ins import ATTENTIONS_FLAG, forward_parameters
+
+
+class SurgeryError(UserError, ValueError):
+    """A replacement that cannot be made, or would not run."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module, as the probe saw it.
+
+    Attributes:
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        output: What it returned.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the probe saw of one module.
+
+    Attributes:
+        plain: Its call in an ordinary forward.
+        with_attentions: Its call where attention weights were asked for with a flag, or None if it takes none.
+    """
+
+    plain: Call
+    with_attentions: Call | None = None
+
+
+Inputs = Mapping[str, Any] | Sequence[Any]
+
+
+def base_model_inputs(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """Give the base model of a transformers model (all layers live in it) and small inputs for it.
+
+    Raises:
+        SurgeryError: If the model offers no dummy inputs.
+    """
+    base = getattr(model, "base_model", model)
+    dummies = getattr(model, "dummy_inputs", None)
+    if not isinstance(dummies, Mapping) or "input_ids" not in dummies:
+        raise SurgeryError(
+            f"{type(model).__name__} offers no dummy inputs to learn its layers' return forms from"
+        )
+    device = next(model.parameters()).device
+    vocabulary = int(getattr(model.config, "vocab_size", 0)) or 8
+    tokens = torch.as_tensor(dummies["input_ids"]).remainder(vocabulary).to(device)
+    return base, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def observe(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Observation]:
+    """Run a transformers model's encoder on dummy inputs and watch some of its modules.
+
+    The model is left as it was.
+
+    Args:
+        model: A model of transformers.
+        modules: The modules to watch, by path.
+
+    Raises:
+        SurgeryError: If a module never runs.
+    """
+    base, inputs = base_model_inputs(model)
+    plain = _watch(base, modules, inputs)
+    flagged = {
+        path: module for path, module in modules.items() if ATTENTIONS_FLAG in forward_parameters(module)
+    }
+    settings = dict(vars(base.config))
+    attentive = _watch(base, flagged, {**inputs, ATTENTIONS_FLAG: True}) if flagged else {}
+    vars(base.config).update(
+        settings
+    )  # ModernBERT 4.57 switches itself to eager when it is asked for weights
+    return {path: Observation(plain[path], attentive.get(path)) for path in modules}
+
+
+def observe_calls(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, Call]:
+    """Run any network on the given inputs and watch some of its modules.
+
+    Raises:
+        SurgeryError: If a module never runs.
+    """
+    return _watch(model, modules, inputs)
+
+
+def _watch(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, Call]:
+    calls: dict[str, Call] = {}
+
+    def remember(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            calls.setdefault(path, Call(args, kwargs, output))
+
+        return hook
+
+    handles = [m.register_forward_hook(remember(path), with_kwargs=True) for path, m in modules.items()]
+    try:
+        with evaluation_mode(model), _quiet_transformers():
+            _call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [path for path in modules if path not in calls]
+    if missing:
+        raise SurgeryError(
+            f"{missing[0]!r} did not run in the probing forward, so its return form is not known"
+        )
+    return calls
+
+
+def _call(model: nn.Module, inputs: Inputs) -> Any:
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode without gradients, and each back into its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep back what transformers 4 says of flags that only the probe sets."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,98 @@
+"""``bypass``: stand-ins in place for the length of a ``with`` block."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from prune_bert.plan import PruningPlan
+from prune_bert.surgery.probe import SurgeryError
+from prune_bert.surgery.swaps import Swap, put, swaps_for
+
+_ACTIVE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
+
+class Bypass(AbstractContextManager[nn.Module]):
+    """Stand-ins for one plan, ready to be put in place and taken out again, as often as wanted.
+
+    Making it runs one small forward; entering and leaving only move references. Two of them nest when their
+    sites differ.
+    """
+
+    def __init__(self, model: nn.Module, plan: PruningPlan) -> None:
+        self._model = model
+        self._swaps = swaps_for(model, plan)
+        self._entered: list[tuple[Swap, bool]] = []
+        self._placement: tuple[object, object] | None = None
+
+    def __enter__(self) -> nn.Module:
+        """Put the stand-ins in place and give the model."""
+        if self._entered:
+            raise SurgeryError("this bypass is in place already; make a second one to nest")
+        for swap in self._swaps:
+            if self._model.get_submodule(swap.path) is not swap.original:
+                raise SurgeryError(f"{swap.path!r} has changed since this bypass was made; make a new one")
+        self._placement = _placement(self._model)
+        for swap in self._swaps:
+            _share_state(swap.original, swap.stand_in)
+            put(self._model, swap.path, swap.stand_in)
+            self._entered.append((swap, swap.original.training))
+        _ACTIVE[self._model] = _ACTIVE.get(self._model, 0) + 1
+        return self._model
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Put the originals back, and pass on what was changed on the whole model meanwhile."""
+        _ACTIVE[self._model] -= 1
+        placement = _placement(self._model)
+        while self._entered:
+            swap, was_training = self._entered.pop()
+            put(self._model, swap.path, swap.original)
+            if swap.stand_in.training != was_training:
+                swap.original.train(swap.stand_in.training)
+            for name in _CHECKPOINTING:
+                if name in vars(swap.stand_in):
+                    vars(swap.original)[name] = vars(swap.stand_in)[name]
+            if placement != self._placement and placement is not None:
+                device, dtype = placement
+                swap.original.to(device=device, dtype=dtype)  # type: ignore[call-overload]
+
+
+def bypass(model: nn.Module, plan: PruningPlan) -> Bypass:
+    """Skip the sites of a plan while a ``with`` block runs.
+
+    ``with bypass(model, plan):`` restores the model bit-exactly on leaving, also after an exception. Modes,
+    devices and dtypes set on the model inside the block reach the modules that were out of it, too.
+
+    Args:
+        model: A model of transformers, not wrapped by DDP or ``torch.compile``.
+        plan: What to skip; an empty plan changes nothing.
+
+    Raises:
+        SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
+        ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
+    """
+    return Bypass(model, plan)
+
+
+def is_bypassed(model: nn.Module) -> bool:
+    """Tell whether a bypass is in place on this model."""
+    return _ACTIVE.get(model, 0) > 0
+
+
+def _share_state(original: nn.Module, stand_in: nn.Module) -> None:
+    stand_in.training = original.training
+    for name in _CHECKPOINTING:
+        if name in vars(original):
+            vars(stand_in)[name] = vars(original)[name]
+
+
+def _placement(model: nn.Module) -> tuple[object, object] | None:
+    parameter = next(model.parameters(), None)
+    return None if parameter is None else (parameter.device, parameter.dtype)
