@@ -1,0 +1,45 @@
+"""Latency, throughput, parameters, operations, memory: measurement as data.
+
+The records can be read without torch; what measures is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from prune_bert.profiling.records import LatencyPoint, ModelSize, ProfilingError
+
+if TYPE_CHECKING:
+    from prune_bert.profiling.inputs import check_length, longest_sequence
+    from prune_bert.profiling.latency import Variant, profile_model
+    from prune_bert.profiling.machine import environment
+    from prune_bert.profiling.size import measure_size
+
+__all__ = [
+    "LatencyPoint",
+    "ModelSize",
+    "ProfilingError",
+    "Variant",
+    "check_length",
+    "environment",
+    "longest_sequence",
+    "measure_size",
+    "profile_model",
+]
+
+_HOMES = {
+    "Variant": "latency",
+    "profile_model": "latency",
+    "measure_size": "size",
+    "environment": "machine",
+    "check_length": "inputs",
+    "longest_sequence": "inputs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what measures, and with it torch, when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

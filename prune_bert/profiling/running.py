@@ -1,0 +1,85 @@
+"""How a forward is run while it is measured: eval mode, no gradients, the precision, the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_bert.profiling.records import ProfilingError
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model and all its parts into eval mode, and each part back into its own mode on leaving."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
+    """Return a fresh autocast context, or one that does nothing for ``"no"``.
+
+    Raises:
+        ProfilingError: The precision is none of ``no``, ``bf16``, ``fp16``.
+    """
+    check_precision(mixed_precision)
+    if mixed_precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[mixed_precision])
+
+
+def check_precision(mixed_precision: str) -> None:
+    """Refuse a precision that is none of ``no``, ``bf16``, ``fp16``."""
+    if mixed_precision != "no" and mixed_precision not in AUTOCAST_DTYPES:
+        raise ProfilingError(f"unknown mixed_precision {mixed_precision!r}: expected no, bf16 or fp16")
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Any], device: torch.device, mixed_precision: str) -> None:
+    """Run one forward and throw its output away.
+
+    Autocast is entered for each forward, as accelerate does, so that the casts of the weights are paid for.
+    """
+    with torch.inference_mode(), autocast(device, mixed_precision):
+        model(**inputs)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter, the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def clock_for(device: torch.device) -> Callable[[Callable[[], None], int], float]:
+    """Return ``clock(run, times) -> elapsed_ms`` for a device: CUDA events on a GPU, a counter on the CPU."""
+    return _cuda_clock if device.type == "cuda" else _host_clock
+
+
+def _host_clock(run: Callable[[], None], times: int) -> float:
+    """Time ``times`` calls on the host, in milliseconds."""
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _cuda_clock(run: Callable[[], None], times: int) -> float:
+    """Time ``times`` calls on the GPU, in milliseconds, gaps between kernels included."""
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no types here
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(times):
+        run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
