@@ -1,0 +1,80 @@
+"""What goes wrong, as one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+
+from prune_bert.errors import UserError
+
+USER_CODE = 2
+INTERRUPTED_CODE = 130  # 128 + SIGINT, as a shell counts
+SECONDS_FOR_MAIN_PROCESS = 3.0
+
+_MAKE_ROOM = "make room or choose another --output_dir, then run the same command again"
+_MENDABLE = {
+    errno.ENOSPC: f"no space left: {_MAKE_ROOM}",
+    errno.EDQUOT: f"disk quota exceeded: {_MAKE_ROOM}",
+    errno.EACCES: "permission denied: choose a place that you may read and write",
+    errno.EROFS: "the file system is read-only: choose another --output_dir",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EPIPE: "the program that reads the output stopped before its end",
+}
+_RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "LOCAL_RANK")
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """Give the line and the exit code for what the user can mend, or None for a defect."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted: the same command run again resumes where it stopped", INTERRUPTED_CODE
+    if isinstance(error, UserError):
+        return f"error: {one_line(error)}", USER_CODE
+    if isinstance(error, OSError) and error.errno in _MENDABLE:
+        place = f"{os.fspath(error.filename)!r}: " if isinstance(error.filename, (str, os.PathLike)) else ""
+        return f"error: {place}{_MENDABLE[error.errno]}", USER_CODE
+    return None
+
+
+def tell(line: str, code: int) -> None:
+    """Print a line on stderr once, though several processes may have failed for the same reason.
+
+    The main process prints at once. Any other waits: a launcher ends the group as soon as it sees one process
+    fail, and the main process has to get its word in first. Who is still alive after that failed alone, and
+    says so itself. An interrupt reaches all of them, so the main process speaks for all.
+    """
+    process = process_index()
+    if process and code == INTERRUPTED_CODE:
+        return
+    if process:
+        time.sleep(SECONDS_FOR_MAIN_PROCESS)
+        line = f"{line} (on process {process})"
+    with contextlib.suppress(OSError):  # nobody may be listening; the exit code remains
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def settle_stdout() -> None:
+    """Write what is left for stdout, or nowhere, so that the interpreter's last flush cannot fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def process_index() -> int:
+    """Give the index among the processes of this run, 0 for the main one, without importing accelerate."""
+    for name in _RANK_VARIABLES:
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return 0
+
+
+def one_line(message: object) -> str:
+    """Fold a message with line breaks into one line; an empty one becomes the name of its type."""
+    return " ".join(str(message).split()) or type(message).__name__

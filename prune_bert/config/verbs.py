@@ -1,0 +1,72 @@
+"""The configuration of each verb, composed of the groups in ``options``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from prune_bert.config.checking import Config
+from prune_bert.config.options import (
+    ABOUT_PLAN,
+    About,
+    ModelOptions,
+    OutputOptions,
+    ProfileOptions,
+    PruneOptions,
+    RuntimeOptions,
+    TaskOptions,
+    TrackingOptions,
+    TrainOptions,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(
+    ModelOptions,
+    TaskOptions,
+    PruneOptions,
+    RuntimeOptions,
+    ProfileOptions,
+    OutputOptions,
+    TrackingOptions,
+    Config,
+):
+    """Remove what a plan names, and report accuracy against speed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ModelOptions, TaskOptions, RuntimeOptions, OutputOptions, TrackingOptions, Config):
+    """Score a model on a task, whole or with a plan's sites bypassed."""
+
+    plan: str | None = field(default=None, metadata=ABOUT_PLAN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(ModelOptions, RuntimeOptions, ProfileOptions, OutputOptions, TrackingOptions, Config):
+    """Measure a model's latency with and without a plan's sites; needs no task."""
+
+    plan: str = field(metadata=ABOUT_PLAN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ModelOptions, TaskOptions, TrainOptions, RuntimeOptions, OutputOptions, TrackingOptions, Config):
+    """Fine-tune a model on a task, all of it or a LoRA adapter, and score it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(OutputOptions, Config):
+    """Render a finished run's report.json again."""
+
+    report: str = field(metadata=About(help="path to a report.json", metavar="FILE"))
+
+
+VERBS: Mapping[str, type[Config]] = MappingProxyType(
+    {
+        "prune": RunConfig,
+        "evaluate": EvaluateConfig,
+        "benchmark": BenchmarkConfig,
+        "train": TrainConfig,
+        "report": ReportConfig,
+    }
+)
