@@ -1,0 +1,146 @@
+"""Checkpoints of a training run: complete or absent, and only ever continued by the run that wrote them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_bert.errors import UserError
+
+KEPT = 2
+_NAME = re.compile(r"checkpoint-(\d{8})\.pt")
+
+
+class ResumeError(UserError):
+    """A training checkpoint that this run cannot continue from, or cannot write."""
+
+
+def save_checkpoint(state_dir: Path, step: int, payload: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of a step under a temporary name, rename it, and remove all but the newest two.
+
+    Raises:
+        ResumeError: The directory cannot be written, or the disk is full; earlier checkpoints remain.
+    """
+    path = state_dir / f"checkpoint-{step:08d}.pt"
+    temporary = path.with_suffix(".pt.tmp")
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(dict(payload), file)
+            file.flush()
+            os.fsync(file.fileno())  # the new name must not reach the disk before what it stands for
+        temporary.replace(path)
+        for old in _checkpoints(state_dir)[:-KEPT]:
+            old.unlink()
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())
+        raise ResumeError(
+            f"cannot write the training checkpoint {path}: {reason}; free some space or give another directory"
+        ) from error
+    return path
+
+
+def load_newest(state_dir: Path) -> dict[str, Any] | None:
+    """Return the newest checkpoint that can be read, or None; one that cannot is named on stderr."""
+    for path in reversed(_checkpoints(state_dir)):
+        try:
+            payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            reason = str(error).splitlines()[0]
+            sys.stderr.write(f"warning: passing over the damaged training checkpoint {path}: {reason}\n")
+        else:
+            return payload
+    return None
+
+
+def clear_checkpoints(state_dir: Path) -> None:
+    """Remove every training checkpoint, also half-written ones, and leave other files alone."""
+    for path in [*_checkpoints(state_dir), *state_dir.glob("checkpoint-*.pt.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], state_dir: Path) -> None:
+    """Refuse a checkpoint that a run with other settings, data or weights wrote.
+
+    Raises:
+        ResumeError: The message names everything that differs.
+    """
+    differences = [
+        f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
+        for name in [*saved, *(name for name in current if name not in saved)]
+        if saved.get(name) != current.get(name)
+    ]
+    if differences:
+        raise ResumeError(
+            f"the training checkpoint in {state_dir} belongs to another run: {'; '.join(differences)}; "
+            "continue it with its own settings, switch resume off to start anew, or give another directory"
+        )
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Return a digest of the names, shapes, trainability and values of all parameters."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.requires_grad}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def data_fingerprint(rows: Iterable[np.ndarray]) -> str:
+    """Return a digest of arrays: the token ids of every example and the labels."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(f"{row.shape}{row.dtype}".encode())
+        digest.update(np.ascontiguousarray(row).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def trainable_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that training changes, by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_trainable_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy what `trainable_weights` returned back into the model."""
+    with torch.no_grad():
+        for name, parameter in trainable_weights(model).items():
+            parameter.copy_(weights[name])
+
+
+def capture_random_state() -> dict[str, Any]:
+    """Return the state of every random generator that a forward pass may draw from on this process."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, np.asarray(keys).tolist(), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `capture_random_state` returned."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _checkpoints(state_dir: Path) -> list[Path]:
+    """Return the complete checkpoints of a directory, oldest first."""
+    return sorted(path for path in state_dir.glob("checkpoint-*.pt") if _NAME.fullmatch(path.name))
