@@ -1,6 +1,6 @@
 """Models to and from disk: pruned checkpoints that reload equal, and loading that never goes on with random weights."""
 
-from prune_bert.checkpoint.loading import LoadedModel, load_model
+from prune_bert.checkpoint.loading import LoadedModel, directory_bytes, load_model, tensor_bytes
 from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.saving import CheckpointFormat, save_pruned
 from prune_bert.checkpoint.sources import CheckpointError
@@ -10,9 +10,11 @@ __all__ = [
     "CheckpointError",
     "CheckpointFormat",
     "LoadedModel",
+    "directory_bytes",
     "load_model",
     "load_pruned",
     "replace_directory",
     "save_pruned",
     "staged_directory",
+    "tensor_bytes",
 ]

@@ -7,20 +7,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from prune_bert.checkpoint.pruned import is_pruned_with_stand_ins, load_pruned
+from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.sources import CheckpointError, check_hub, check_weights, read_config, resolve
-from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, EmbeddedError, base_directory
-from prune_bert.surgery import pruning_record
+from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directory
+from prune_bert.lora import merge_adapter
+from prune_bert.surgery import CONFIG_KEY, pruning_record
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spm.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,14 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         name: The name that was asked for.
         notes: What a reader of the results should know.
+        stored_dtype: The type of the weights on disk, to which the model can be cast back without loss.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     notes: tuple[str, ...] = ()
+    stored_dtype: torch.dtype = torch.float32
 
 
 def load_model(
@@ -49,6 +63,7 @@ def load_model(
     allow_pickle: bool = False,
     attn_implementation: str | None = None,
     new_head: Sequence[str] | None = None,
+    require_head: bool = True,
 ) -> LoadedModel:
     """Load a sequence classifier, never with random weights that nobody asked for.
 
@@ -59,34 +74,38 @@ def load_model(
         trust_remote_code: Run code that comes with the model.
         allow_pickle: Load pickled weights where there are no safetensors.
         attn_implementation: ``"sdpa"``, ``"eager"`` and the like; by default the model's own choice.
-        new_head: Label names of a classification head to train from scratch, where the checkpoint has none that
-            fits (an empty sequence asks for a regression head); by default a trained head is required.
+        new_head: Label names of a head to train from scratch where the checkpoint has none that fits; empty for
+            a regression. A head with just these labels is kept, in its own order.
+        require_head: Refuse a checkpoint without a trained head; off where only the time of a forward matters.
 
     Raises:
         CheckpointError: If the model cannot be found, read or trusted, or has no trained classification head.
         EmbeddedError: If the embedded default is not installed.
+        LoraError: If peft is not installed, which the embedded default needs.
     """
-    settings: dict[str, Any] = (
-        {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    )
+    settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if name_or_path == MODEL_NAME:
         return _load_embedded(settings, new_head)
     directory = resolve(name_or_path)
+    name = str(directory or name_or_path)
     if directory is None:
-        check_hub(name_or_path, revision)
+        check_hub(name, revision)
         settings |= {"revision": revision} | ({} if allow_pickle else {"use_safetensors": True})
+        stored = _stored_settings(name, revision)
     else:
-        config = read_config(directory)
+        stored = read_config(directory)
         check_weights(directory, allow_pickle)
-        if is_pruned_with_stand_ins(config) and new_head is None:
-            model = load_pruned(directory, dtype=torch.float32, **settings)
-            tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
-            return LoadedModel(model, tokenizer, name_or_path, _pruned_notes(model))
-    settings["trust_remote_code"] = trust_remote_code
-    model = _load_classifier(str(directory or name_or_path), settings, new_head)
-    return LoadedModel(
-        model, _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code), name_or_path
-    )
+    tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
+    notes: tuple[str, ...] = ()
+    if directory is not None and CONFIG_KEY in stored and new_head is None:
+        model = load_pruned(directory, dtype=torch.float32, **settings)
+        notes = _pruned_notes(model)
+    else:
+        labels = None if new_head is None else _head_labels(stored, new_head)
+        settings["trust_remote_code"] = trust_remote_code
+        model = _load_classifier(name, settings, labels, require_head)
+    _check_vocabulary(model, tokenizer, name_or_path)
+    return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored))
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
@@ -96,16 +115,14 @@ def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> 
     tokenizer = _load_tokenizer(directory, trust_remote_code=False)
     if new_head is not None:
         return LoadedModel(model, tokenizer, BASE_NAME)
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise EmbeddedError("the embedded model needs peft: pip install 'prune-bert[lora]'") from error
-    merged = PeftModel.from_pretrained(model, str(ADAPTER_DIR)).merge_and_unload()
+    merged = merge_adapter(model, ADAPTER_DIR)
     note = f"embedded model: {BASE_NAME} with this project's LoRA adapter for SST-2 merged in"
-    return LoadedModel(merged.eval(), tokenizer, MODEL_NAME, (note,))
+    return LoadedModel(cast(PreTrainedModel, merged), tokenizer, MODEL_NAME, (note,))
 
 
-def _load_classifier(name: str, settings: dict[str, Any], new_head: Sequence[str] | None) -> PreTrainedModel:
+def _load_classifier(
+    name: str, settings: dict[str, Any], new_head: Sequence[str] | None, require_head: bool = True
+) -> PreTrainedModel:
     head = {} if new_head is None else _head_settings(new_head)
     with _readable_errors(name), _quiet():
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -117,21 +134,19 @@ def _load_classifier(name: str, settings: dict[str, Any], new_head: Sequence[str
             **settings,
         )
     missing = sorted(info["missing_keys"])
-    encoder = [
-        key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key
-    ]
+    encoder = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if encoder:
         raise CheckpointError(
             f"{name!r} lacks {len(encoder)} weights of its encoder ({encoder[0]}, ...), which would be random; "
             "is config.json of another model, or was a layer deleted without the config?"
         )
-    if missing and new_head is None:
+    if missing and new_head is None and require_head:
         raise CheckpointError(
             f"{name!r} has no trained classification head ({', '.join(missing[:3])} would be random, and so would the "
             "accuracy); fine-tune it first: prune-bert train --model_name_or_path ... --task_name ... --output_dir ..."
         )
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    fine: PreTrainedModel = model.eval()
+    return fine
 
 
 def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
@@ -145,10 +160,47 @@ def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _stored_settings(name: str, revision: str) -> dict[str, Any]:
+    """Read a checkpoint's config as it stands on disk or on the hub."""
+    with _readable_errors(name):
+        stored, _ = PretrainedConfig.get_config_dict(name, revision=revision)
+    return dict(stored)
+
+
+def _head_labels(stored: dict[str, Any], labels: Sequence[str]) -> Sequence[str]:
+    """Give a head's labels in the order of the checkpoint's own, where it has just these."""
+    own = [str(label) for _, label in sorted((stored.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    return own if sorted(own) == sorted(labels) else labels
+
+
+def _lossless(model: PreTrainedModel, stored: dict[str, Any]) -> torch.dtype:
+    """Give the type of the stored weights, or fp32 where the weights would not survive the cast to it."""
+    said = stored.get("dtype") or stored.get("torch_dtype") or "float32"
+    dtype: torch.dtype = getattr(torch, str(said).removeprefix("torch."), torch.float32)
+    exact = all(torch.equal(weight, weight.to(dtype).to(weight.dtype)) for weight in model.parameters())
+    return dtype if exact else torch.float32
+
+
 def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    resolve(name)
+    directory = resolve(name)
+    if directory is not None and not any((directory / file).is_file() for file in _TOKENIZER_FILES):
+        # transformers 5 makes an empty tokenizer from config.json alone, without a word
+        raise CheckpointError(
+            f"{name!r} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])} ...); save it there with "
+            "tokenizer.save_pretrained, or name another with --tokenizer_name"
+        )
     with _readable_errors(name, what="tokenizer"), _quiet():
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)  # type: ignore[no-any-return]
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return tokenizer
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    known = int(model.config.vocab_size)
+    if len(tokenizer) > known:
+        raise CheckpointError(
+            f"the tokenizer has {len(tokenizer)} tokens but the model {name!r} knows {known}: they do not belong "
+            "together; name the model's own with --tokenizer_name"
+        )
 
 
 def _pruned_notes(model: PreTrainedModel) -> tuple[str, ...]:
@@ -183,6 +235,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Give the size that a model's weights would have on disk in a type, in bytes."""
+    return sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
 
 
 def directory_bytes(directory: Path) -> int:

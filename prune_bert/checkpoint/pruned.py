@@ -17,12 +17,10 @@ from prune_bert.checkpoint.sources import (
     check_weights,
     read_config,
 )
-from prune_bert.surgery import install_stand_ins, pruning_record
+from prune_bert.surgery import CONFIG_KEY, install_stand_ins, pruning_record
 
 
-def load_pruned(
-    directory: str | Path, *, dtype: torch.dtype | None = None, **settings: Any
-) -> PreTrainedModel:
+def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **settings: Any) -> PreTrainedModel:
     """Load what ``save_pruned`` wrote, in either format, with its stand-ins in place and so at its full speed.
 
     Args:
@@ -40,10 +38,8 @@ def load_pruned(
     directory = Path(directory)
     data = read_config(directory)
     check_weights(directory, allow_pickle=False)
-    if "prune_bert" not in data:
-        raise CheckpointError(
-            f"{str(directory)!r} was not written by save_pruned; load it with from_pretrained"
-        )
+    if CONFIG_KEY not in data:
+        raise CheckpointError(f"{str(directory)!r} was not written by save_pruned; load it with from_pretrained")
     if data.get("model_type") == COMPACT_MODEL_TYPE:
         return _load_compact(directory, data, dtype, settings)
     model = _model_class(data, directory).from_pretrained(directory, dtype=dtype or "auto", **settings)
@@ -51,11 +47,6 @@ def load_pruned(
     install_stand_ins(model, pruning_record(model.config).current_sublayers())
     _check_zero(directory, before, model)
     return model
-
-
-def is_pruned_with_stand_ins(config: dict[str, Any]) -> bool:
-    """Tell whether a ``config.json`` is of a checkpoint that only ``load_pruned`` gives its speed."""
-    return "prune_bert" in config
 
 
 def _load_compact(
@@ -83,9 +74,7 @@ def _model_class(data: dict[str, Any], directory: Path) -> type[PreTrainedModel]
     names = data.get("architectures") or []
     found = getattr(transformers, names[0], None) if names else None
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise CheckpointError(
-            f"{str(directory)!r}: config.json names no model class of transformers ({names})"
-        )
+        raise CheckpointError(f"{str(directory)!r}: config.json names no model class of transformers ({names})")
     return found
 
 

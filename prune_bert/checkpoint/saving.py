@@ -98,9 +98,7 @@ def _with_zeros(model: PreTrainedModel) -> PreTrainedModel:
         plain = type(model)(model.config)
     nn.Module.to(plain, dtype=model.dtype)
     kept = model.state_dict()
-    plain.load_state_dict(
-        {name: kept.get(name, torch.zeros_like(blank)) for name, blank in plain.state_dict().items()}
-    )
+    plain.load_state_dict({name: kept.get(name, torch.zeros_like(blank)) for name, blank in plain.state_dict().items()})
     return plain
 
 
@@ -115,17 +113,16 @@ def _write_compact(model: PreTrainedModel, directory: Path) -> None:
         "architectures": [type(model).__name__],
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    (directory / "config.json").write_text(
-        json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_reload(model: PreTrainedModel, directory: Path, format: str) -> None:
+    settings = {"dtype": model.dtype, "attn_implementation": model.config._attn_implementation}
     reloaded: nn.Module
     if format == "compact":
-        reloaded = load_pruned(directory)
+        reloaded = load_pruned(directory, **settings)
     else:
-        reloaded = type(model).from_pretrained(directory, dtype=model.dtype)
+        reloaded = type(model).from_pretrained(directory, **settings)
     expected, found = _outputs(model), _outputs(nn.Module.to(reloaded, device=model.device))
     # Equal to the last bit, but for a device that chooses another kernel for the zeroed form.
     if not torch.allclose(expected, found, rtol=1e-5, atol=1e-5, equal_nan=True):

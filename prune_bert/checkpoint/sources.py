@@ -32,16 +32,10 @@ def resolve(name_or_path: str) -> Path | None:
     if path.is_dir():
         return path
     if path.is_file():
-        raise CheckpointError(
-            f"model_name_or_path {name_or_path!r} is a file; name the directory that holds it"
-        )
-    looks_local = (
-        name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or "\\" in name_or_path
-    )
+        raise CheckpointError(f"model_name_or_path {name_or_path!r} is a file; name the directory that holds it")
+    looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1 or "\\" in name_or_path
     if looks_local or (path.parent != Path() and path.parent.is_dir()):
-        siblings = (
-            [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
-        )
+        siblings = [item.name for item in path.parent.iterdir() if item.is_dir()] if path.parent.is_dir() else []
         nearest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.5)
         guess = f"; did you mean {str(path.parent / nearest[0])!r}?" if nearest else ""
         raise CheckpointError(f"model_name_or_path {name_or_path!r}: there is no such directory{guess}")
@@ -56,18 +50,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     file = directory / "config.json"
     if not file.is_file():
-        hint = (
-            "; it holds a LoRA adapter: merge it first"
-            if (directory / "adapter_config.json").is_file()
-            else ""
-        )
+        hint = "; it holds a LoRA adapter: merge it first" if (directory / "adapter_config.json").is_file() else ""
         raise CheckpointError(f"{str(directory)!r} has no config.json, so it is no model directory{hint}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(
-            f"{str(file)!r} is not JSON ({error}): copy or download the model again"
-        ) from error
+        raise CheckpointError(f"{str(file)!r} is not JSON ({error}): copy or download the model again") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{str(file)!r} holds no mapping: copy or download the model again")
     return config

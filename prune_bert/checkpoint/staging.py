@@ -25,16 +25,12 @@ def check_output_dir(output_dir: str | Path, overwrite: bool) -> Path:
             f"output_dir {str(output_dir)!r} exists and is not empty; choose another, or pass --overwrite_output_dir"
         )
     if target == Path.cwd() or target in Path.cwd().parents:
-        raise CheckpointError(
-            f"output_dir {str(output_dir)!r} is the working directory or above it; name one below"
-        )
+        raise CheckpointError(f"output_dir {str(output_dir)!r} is the working directory or above it; name one below")
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir():
         raise CheckpointError(f"output_dir {str(output_dir)!r} lies under {str(parent)!r}, which is a file")
     if not os.access(parent, os.W_OK):
-        raise CheckpointError(
-            f"output_dir {str(output_dir)!r}: {str(parent)!r} is not writable; choose another"
-        )
+        raise CheckpointError(f"output_dir {str(output_dir)!r}: {str(parent)!r} is not writable; choose another")
     return target
 
 

@@ -1,17 +1,19 @@
 """Putting identities in the place of layers, sublayers and modules: for a while, or for good."""
 
-from prune_bert.surgery.drop import drop
+from prune_bert.surgery.drop import check_droppable, drop
 from prune_bert.surgery.probe import SurgeryError, evaluation_mode
-from prune_bert.surgery.record import PruningRecord, pruning_record
+from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.replace import replace_with_identity
 from prune_bert.surgery.swaps import install_stand_ins
 from prune_bert.surgery.temporary import Bypass, bypass
 
 __all__ = [
+    "CONFIG_KEY",
     "Bypass",
     "PruningRecord",
     "SurgeryError",
     "bypass",
+    "check_droppable",
     "drop",
     "evaluation_mode",
     "install_stand_ins",

@@ -33,15 +33,11 @@ def drop(model: nn.Module, plan: PruningPlan) -> nn.Module:
         SurgeryError: If no layer would remain, a bypass is in place, or the result would differ from ``bypass``.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
     """
-    if is_bypassed(model):
-        raise SurgeryError(
-            "the model is bypassed at the moment; leave the `with bypass(...)` block before drop"
-        )
     if not plan:
         return model
+    check_droppable(model, plan)
     plan = _whole_layers(plan)
     encoder = find_encoder(model)
-    _check_depth(encoder, plan)
     record = pruning_record(model.config).extended(plan)
     with bypass(model, plan):
         expected = _hidden_states(model)
@@ -57,6 +53,21 @@ def drop(model: nn.Module, plan: PruningPlan) -> nn.Module:
     return model
 
 
+def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
+    """Refuse a plan that ``drop`` would refuse, without changing the model; this runs one small forward.
+
+    Raises:
+        SurgeryError: If no layer would remain, a bypass is in place, or a site cannot be replaced.
+        ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
+    """
+    if is_bypassed(model):
+        raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before drop")
+    depth, gone = len(find_encoder(model).layers), len(_whole_layers(plan).layers())
+    if gone >= depth:
+        raise SurgeryError(f"{plan} removes all {depth} layers; a model keeps at least one layer")
+    bypass(model, plan)
+
+
 def _whole_layers(plan: PruningPlan) -> PruningPlan:
     """Turn both exact-identity sublayers of a layer into the layer: the same function, and plainly portable."""
     if plan.norm != "skip":
@@ -67,12 +78,6 @@ def _whole_layers(plan: PruningPlan) -> PruningPlan:
     }
     kept = tuple(site for site in plan if site.layer not in whole)
     return PruningPlan(kept + tuple(Site(layer) for layer in whole), plan.norm)
-
-
-def _check_depth(encoder: Encoder, plan: PruningPlan) -> None:
-    depth, gone = len(encoder.layers), len(plan.layers())
-    if gone >= depth:
-        raise SurgeryError(f"{plan} removes all {depth} layers; a model keeps at least one layer")
 
 
 def _delete_layers(

@@ -1,0 +1,74 @@
+"""``benchmark``: a model's latency with and without a plan's sites; no task needed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from prune_bert.checkpoint import load_model, staged_directory
+from prune_bert.checkpoint.staging import check_output_dir
+from prune_bert.config import BenchmarkConfig
+from prune_bert.pipeline.outputs import config_dict, write_config
+from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
+from prune_bert.plan import PruningPlan
+from prune_bert.profiling import LatencyPoint, environment, measure_size, profile_model
+from prune_bert.surgery import bypass
+
+
+def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
+    """Run the ``benchmark`` verb: ``benchmark.json`` with every sample, and a table on the terminal."""
+    plan = read_plan(config.plan)
+    accelerator, notes = open_accelerator(config)
+    check_output_dir(config.output_dir, config.overwrite_output_dir)
+    loaded = load_model(config.model_name_or_path, require_head=False, **model_settings(config))
+    model = loaded.model.to(accelerator.device)
+    pruned = bypass(model, plan)
+    if not accelerator.is_main_process:
+        return 0
+    points = profile_model(
+        {"baseline": lambda: bypass(model, PruningPlan()), "pruned": lambda: pruned},
+        batch_sizes=config.profile_batch_sizes,
+        sequence_lengths=config.profile_sequence_lengths,
+        rounds=config.profile_rounds,
+        warmup=config.profile_warmup,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+        n_resamples=config.n_resamples,
+        progress=True,
+    )
+    sizes = {"baseline": measure_size(model, sequence_length=max(config.profile_sequence_lengths))}
+    with pruned:
+        sizes["pruned"] = measure_size(model, sequence_length=max(config.profile_sequence_lengths))
+    result = {
+        "model": loaded.name,
+        "plan": str(plan),
+        "latency": [asdict(point) for point in points],
+        "size": {name: asdict(size) for name, size in sizes.items()},
+        "notes": [*notes, *loaded.notes],
+        "environment": environment(accelerator.device, config.mixed_precision),
+        "command": shlex.join(argv),
+        "config": config_dict(config),
+    }
+    with staged_directory(config.output_dir, config.overwrite_output_dir) as directory:
+        (directory / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_config(config, directory)
+    for note in (*notes, *loaded.notes):
+        sys.stdout.write(f"note: {note}\n")
+    for point in points:
+        sys.stdout.write(_line(point) + "\n")
+    sys.stdout.write(f"written to {config.output_dir}\n")
+    return 0
+
+
+def _line(point: LatencyPoint) -> str:
+    low, high = point.speedup_ci95
+    gain = "" if point.variant == "baseline" else f", {point.speedup:.2f} times as fast ({low:.2f} to {high:.2f})"
+    if gain and not point.measurable:
+        gain += ": no measurable gain"
+    return (
+        f"batch {point.batch_size} x {point.sequence_length} tokens, {point.variant}: "
+        f"p50 {point.p50_ms:.2f} ms, p95 {point.p95_ms:.2f} ms{gain}"
+    )

@@ -1,0 +1,69 @@
+"""``evaluate``: one model, whole or with a plan's sites bypassed, scored on one task."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from prune_bert.checkpoint import staged_directory
+from prune_bert.checkpoint.staging import check_output_dir
+from prune_bert.config import EvaluateConfig
+from prune_bert.evaluation import evaluate
+from prune_bert.pipeline.outputs import config_dict, write_config, write_predictions
+from prune_bert.pipeline.session import open_accelerator, open_task, read_plan
+from prune_bert.plan import PruningPlan
+from prune_bert.profiling import environment
+from prune_bert.surgery import bypass
+
+
+def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
+    """Run the ``evaluate`` verb: ``score.json``, ``predictions.parquet`` and ``config.yaml``."""
+    plan = PruningPlan() if config.plan is None else read_plan(config.plan)
+    accelerator, notes = open_accelerator(config)
+    check_output_dir(config.output_dir, config.overwrite_output_dir)
+    session = open_task(config)
+    model = session.loaded.model
+    with bypass(model, plan):
+        score = evaluate(
+            model,
+            session.data,
+            session.loaded.tokenizer,
+            accelerator=accelerator,
+            batch_size=config.per_device_eval_batch_size,
+            max_seq_length=config.max_seq_length,
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+        )
+    if not accelerator.is_main_process:
+        return 0
+    result = {
+        "model": session.loaded.name,
+        "plan": str(plan),
+        "task": score.task,
+        "split": score.split,
+        "source": session.data.source,
+        "n": score.n,
+        "metrics": {name: figure.to_dict() for name, figure in score.metrics.items()},
+        "loss": score.loss,
+        "seconds": score.seconds,
+        "notes": [*notes, *session.notes],
+        "environment": environment(accelerator.device, config.mixed_precision),
+        "command": shlex.join(argv),
+        "config": config_dict(config),
+    }
+    with staged_directory(config.output_dir, config.overwrite_output_dir) as directory:
+        (directory / "score.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_predictions({"model": score}, directory)
+        write_config(config, directory)
+    for note in (*notes, *session.notes):
+        sys.stdout.write(f"note: {note}\n")
+    for name, figure in score.metrics.items():
+        low, high = figure.ci95
+        sys.stdout.write(
+            f"{score.task} {score.split} {name}: {100 * figure.value:.2f} ({100 * low:.2f} to {100 * high:.2f}), "
+            f"n = {score.n}\n"
+        )
+    sys.stdout.write(f"written to {config.output_dir}\n")
+    return 0

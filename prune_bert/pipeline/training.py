@@ -1,0 +1,156 @@
+"""``train``: fine-tune a model, or a LoRA adapter beside it, on one task."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from prune_bert.checkpoint import LoadedModel, load_model
+from prune_bert.config import TrainConfig
+from prune_bert.evaluation import TaskScore, evaluate
+from prune_bert.lora import add_lora, save_adapter
+from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
+from prune_bert.pipeline.session import load_data, model_settings, open_accelerator
+from prune_bert.pipeline.workspace import Workspace, working_directory
+from prune_bert.profiling import environment
+from prune_bert.tasks import TaskData, align_labels
+from prune_bert.training import TrainResult, TrainSettings, train
+
+
+def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
+    """Run the ``train`` verb: a model directory that every other verb loads, and ``training.json`` beside it."""
+    accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
+    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    data = load_data(config, ("train", config.eval_split), _limits(config))
+    spec = data["train"].spec
+    loaded = load_model(config.model_name_or_path, new_head=spec.labels, **model_settings(config))
+    train_data, _ = align_labels(data["train"], loaded.model.config.id2label or {})
+    validation, note = align_labels(data[config.eval_split], loaded.model.config.id2label or {})
+    workspace.open(run_fingerprint(config, loaded.model, train_data))
+    model: nn.Module = loaded.model
+    if config.lora_rank:
+        set_seed(config.seed)
+        model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
+    score = _scorer(config, accelerator, loaded, validation)
+    result = train(
+        model,
+        train_data,
+        loaded.tokenizer,
+        _settings(config),
+        accelerator=accelerator,
+        state_dir=workspace.directory / "state",
+        validation=lambda trained: _headline(score(trained)),
+    )
+    final = score(model)
+    if accelerator.is_main_process:
+        _save(config, model, loaded, workspace.directory)
+        notes = (*notes, *((note,) if note else ()))
+        _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
+    _tell_trackers(config, accelerator, result, final)
+    target = workspace.finish(drop=("state",))
+    if accelerator.is_main_process:
+        _show(result, final, target)
+    return 0
+
+
+def _limits(config: TrainConfig) -> dict[str, int]:
+    return {} if config.max_train_samples is None else {"train": config.max_train_samples}
+
+
+def _settings(config: TrainConfig) -> TrainSettings:
+    """Take the loop's knobs from the config; they have the same names."""
+    return TrainSettings(**{knob.name: getattr(config, knob.name) for knob in fields(TrainSettings)})
+
+
+def _scorer(
+    config: TrainConfig, accelerator: Accelerator, loaded: LoadedModel, data: TaskData
+) -> Callable[[nn.Module], TaskScore]:
+    def score(model: nn.Module) -> TaskScore:
+        return evaluate(
+            model,
+            data,
+            loaded.tokenizer,
+            accelerator=accelerator,
+            batch_size=config.per_device_eval_batch_size,
+            max_seq_length=config.max_seq_length,
+            n_resamples=config.n_resamples,
+            seed=config.seed,
+        )
+
+    return score
+
+
+def _headline(score: TaskScore) -> float:
+    return next(iter(score.metrics.values())).value
+
+
+def _save(config: TrainConfig, model: nn.Module, loaded: LoadedModel, directory: Path) -> None:
+    """Save the trained model, whole; of a LoRA run the adapter, too, and the model with the adapter merged in."""
+    whole: Any = model
+    if config.lora_rank:
+        save_adapter(model, directory / "adapter", base_model_name=loaded.name)
+        whole = model.merge_and_unload()  # type: ignore[operator]
+    whole.cpu().save_pretrained(directory, safe_serialization=True)
+    loaded.tokenizer.save_pretrained(directory)
+    write_config(config, directory)
+
+
+def _write_record(
+    config: TrainConfig,
+    argv: Sequence[str],
+    directory: Path,
+    result: TrainResult,
+    final: TaskScore,
+    notes: Sequence[str],
+    accelerator: Accelerator,
+) -> None:
+    record = {
+        "command": shlex.join(argv),
+        "score": {
+            "task": final.task,
+            "split": final.split,
+            "n": final.n,
+            "metrics": {name: figure.to_dict() for name, figure in final.metrics.items()},
+            "loss": final.loss,
+        },
+        "training": asdict(result),
+        "notes": list(notes),
+        "config": config_dict(config),
+        "environment": {
+            **environment(accelerator.device, config.mixed_precision),
+            "processes": accelerator.num_processes,
+        },
+    }
+    (directory / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _tell_trackers(config: TrainConfig, accelerator: Accelerator, result: TrainResult, final: TaskScore) -> None:
+    if not config.report_to:
+        return
+    accelerator.init_trackers("prune_bert", {key: str(value) for key, value in config_dict(config).items()})
+    for point in result.history:
+        accelerator.log({"train/loss": point.loss, "train/learning_rate": point.learning_rate}, step=point.step)
+    figures = {f"validation/{name}": figure.value for name, figure in final.metrics.items()}
+    accelerator.log(figures, step=result.steps)
+    accelerator.end_training()
+
+
+def _show(result: TrainResult, final: TaskScore, target: Path) -> None:
+    resumed = "" if result.resumed_from is None else f", resumed at step {result.resumed_from}"
+    sys.stdout.write(f"trained {result.steps} steps in {result.seconds:.0f} s{resumed}\n")
+    for name, figure in final.metrics.items():
+        low, high = figure.ci95
+        sys.stdout.write(
+            f"{final.task} {final.split} {name}: {100 * figure.value:.2f} ({100 * low:.2f} to {100 * high:.2f}), "
+            f"n = {final.n}\n"
+        )
+    sys.stdout.write(f"model: {target}\n")
