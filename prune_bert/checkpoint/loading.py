@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.sources import CheckpointError, check_hub, check_weights, read_config, resolve
 from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directory
 from prune_bert.lora import merge_adapter
-from prune_bert.surgery import CONFIG_KEY, pruning_record
+from prune_bert.surgery import CONFIG_KEY, pruning_record, quiet_transformers
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -124,7 +123,7 @@ def _load_classifier(
     name: str, settings: dict[str, Any], new_head: Sequence[str] | None, require_head: bool = True
 ) -> PreTrainedModel:
     head = {} if new_head is None else _head_settings(new_head)
-    with _readable_errors(name), _quiet():
+    with _readable_errors(name), quiet_transformers():
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name,
             dtype=torch.float32,
@@ -189,7 +188,7 @@ def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBa
             f"{name!r} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])} ...); save it there with "
             "tokenizer.save_pretrained, or name another with --tokenizer_name"
         )
-    with _readable_errors(name, what="tokenizer"), _quiet():
+    with _readable_errors(name, what="tokenizer"), quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     return tokenizer
 
@@ -223,18 +222,6 @@ def _readable_errors(name: str, what: str = "model") -> Iterator[None]:
                 "from"
             ) from error
         raise CheckpointError(f"cannot load the {what} {name!r}: {text[:300]}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back advice on fresh weights: what is missing is an error or was asked for."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:

@@ -11,10 +11,10 @@ from dataclasses import asdict
 from prune_bert.checkpoint import load_model, staged_directory
 from prune_bert.checkpoint.staging import check_output_dir
 from prune_bert.config import BenchmarkConfig
+from prune_bert.pipeline.measuring import profile_plan, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config
 from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
-from prune_bert.plan import PruningPlan
-from prune_bert.profiling import LatencyPoint, environment, measure_size, profile_model
+from prune_bert.profiling import LatencyPoint, environment, measure_size
 from prune_bert.surgery import bypass
 
 
@@ -28,17 +28,7 @@ def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
     pruned = bypass(model, plan)
     if not accelerator.is_main_process:
         return 0
-    points = profile_model(
-        {"baseline": lambda: bypass(model, PruningPlan()), "pruned": lambda: pruned},
-        batch_sizes=config.profile_batch_sizes,
-        sequence_lengths=config.profile_sequence_lengths,
-        rounds=config.profile_rounds,
-        warmup=config.profile_warmup,
-        mixed_precision=config.mixed_precision,
-        seed=config.seed,
-        n_resamples=config.n_resamples,
-        progress=True,
-    )
+    points = profile_plan(config, model, plan)
     sizes = {"baseline": measure_size(model, sequence_length=max(config.profile_sequence_lengths))}
     with pruned:
         sizes["pruned"] = measure_size(model, sequence_length=max(config.profile_sequence_lengths))
@@ -55,8 +45,7 @@ def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
     with staged_directory(config.output_dir, config.overwrite_output_dir) as directory:
         (directory / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         write_config(config, directory)
-    for note in (*notes, *loaded.notes):
-        sys.stdout.write(f"note: {note}\n")
+    show_notes((*notes, *loaded.notes))
     for point in points:
         sys.stdout.write(_line(point) + "\n")
     sys.stdout.write(f"written to {config.output_dir}\n")

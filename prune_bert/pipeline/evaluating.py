@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from prune_bert.checkpoint import staged_directory
 from prune_bert.checkpoint.staging import check_output_dir
 from prune_bert.config import EvaluateConfig
-from prune_bert.evaluation import evaluate
+from prune_bert.evaluation import encode
+from prune_bert.pipeline.measuring import score_model, show_notes, show_score
 from prune_bert.pipeline.outputs import config_dict, write_config, write_predictions
 from prune_bert.pipeline.session import open_accelerator, open_task, read_plan
 from prune_bert.plan import PruningPlan
@@ -25,17 +26,9 @@ def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
     check_output_dir(config.output_dir, config.overwrite_output_dir)
     session = open_task(config)
     model = session.loaded.model
+    encoded = encode(session.loaded.tokenizer, session.data, config.max_seq_length)
     with bypass(model, plan):
-        score = evaluate(
-            model,
-            session.data,
-            session.loaded.tokenizer,
-            accelerator=accelerator,
-            batch_size=config.per_device_eval_batch_size,
-            max_seq_length=config.max_seq_length,
-            n_resamples=config.n_resamples,
-            seed=config.seed,
-        )
+        score = score_model(config, model, encoded, accelerator, "evaluate")
     if not accelerator.is_main_process:
         return 0
     result = {
@@ -57,13 +50,7 @@ def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
         (directory / "score.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         write_predictions({"model": score}, directory)
         write_config(config, directory)
-    for note in (*notes, *session.notes):
-        sys.stdout.write(f"note: {note}\n")
-    for name, figure in score.metrics.items():
-        low, high = figure.ci95
-        sys.stdout.write(
-            f"{score.task} {score.split} {name}: {100 * figure.value:.2f} ({100 * low:.2f} to {100 * high:.2f}), "
-            f"n = {score.n}\n"
-        )
+    show_notes((*notes, *session.notes))
+    show_score(score)
     sys.stdout.write(f"written to {config.output_dir}\n")
     return 0

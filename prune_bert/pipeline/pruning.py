@@ -15,7 +15,8 @@ from torch import nn
 
 from prune_bert.checkpoint import directory_bytes, save_pruned, tensor_bytes
 from prune_bert.config import RunConfig
-from prune_bert.evaluation import TaskScore, compare, encode, evaluate
+from prune_bert.evaluation import TaskScore, compare, encode
+from prune_bert.pipeline.measuring import profile_plan, score_model
 from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config, write_plan, write_predictions
 from prune_bert.pipeline.session import TaskSession, open_accelerator, open_task, read_plan
 from prune_bert.pipeline.workspace import Workspace, working_directory
@@ -27,7 +28,6 @@ from prune_bert.profiling import (
     environment,
     longest_sequence,
     measure_size,
-    profile_model,
 )
 from prune_bert.report import (
     Estimate,
@@ -120,15 +120,7 @@ def _score(run: _Run) -> None:
     def score(name: str, plan: PruningPlan) -> TaskScore:
         def compute() -> TaskScore:
             with bypass(model, plan):
-                return evaluate(
-                    model,
-                    encoded,
-                    accelerator=run.accelerator,
-                    batch_size=run.config.per_device_eval_batch_size,
-                    n_resamples=run.config.n_resamples,
-                    seed=run.config.seed,
-                    description=name,
-                )
+                return score_model(run.config, model, encoded, run.accelerator, name)
 
         return run.workspace.step(f"score {name}".replace(":", "-"), compute, TaskScore.to_dict, TaskScore.from_dict)
 
@@ -149,19 +141,7 @@ def _profile(run: _Run) -> None:
     def compute() -> list[LatencyPoint]:
         if not run.accelerator.is_main_process:
             return []
-        # The bypasses are made once: entering one again only moves references.
-        variants = {"baseline": bypass(model, PruningPlan()), "pruned": bypass(model, run.plan)}
-        return profile_model(
-            {name: lambda context=context: context for name, context in variants.items()},  # type: ignore[misc]
-            batch_sizes=config.profile_batch_sizes,
-            sequence_lengths=config.profile_sequence_lengths,
-            rounds=config.profile_rounds,
-            warmup=config.profile_warmup,
-            mixed_precision=config.mixed_precision,
-            seed=config.seed,
-            n_resamples=config.n_resamples,
-            progress=True,
-        )
+        return profile_plan(config, model, run.plan)
 
     points = run.workspace.step(
         "latency",

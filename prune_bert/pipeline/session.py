@@ -55,7 +55,8 @@ def open_accelerator(
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise SessionError("--device cuda, but torch sees no CUDA device here; use --device auto or cpu")
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = config.device == "cpu" or not has_gpu
     if on_cpu and config.mixed_precision == "fp16":
         raise SessionError("--mixed_precision fp16 needs a GPU; on this CPU use no (or bf16)")
     if config.num_threads is not None:
@@ -63,7 +64,7 @@ def open_accelerator(
     set_seed(config.seed)
     try:
         accelerator = Accelerator(
-            cpu=config.device == "cpu",
+            cpu=on_cpu,  # said outright: otherwise several CPU processes each take themselves for the only one
             mixed_precision=config.mixed_precision,
             log_with=list(report_to) if report_to else None,
             project_dir=None if project_dir is None else str(project_dir / "trackers"),

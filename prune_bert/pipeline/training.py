@@ -16,8 +16,9 @@ from torch import nn
 
 from prune_bert.checkpoint import LoadedModel, load_model
 from prune_bert.config import TrainConfig
-from prune_bert.evaluation import TaskScore, evaluate
+from prune_bert.evaluation import TaskScore, encode
 from prune_bert.lora import add_lora, save_adapter
+from prune_bert.pipeline.measuring import score_model, show_score
 from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
 from prune_bert.pipeline.session import load_data, model_settings, open_accelerator
 from prune_bert.pipeline.workspace import Workspace, working_directory
@@ -74,19 +75,8 @@ def _settings(config: TrainConfig) -> TrainSettings:
 def _scorer(
     config: TrainConfig, accelerator: Accelerator, loaded: LoadedModel, data: TaskData
 ) -> Callable[[nn.Module], TaskScore]:
-    def score(model: nn.Module) -> TaskScore:
-        return evaluate(
-            model,
-            data,
-            loaded.tokenizer,
-            accelerator=accelerator,
-            batch_size=config.per_device_eval_batch_size,
-            max_seq_length=config.max_seq_length,
-            n_resamples=config.n_resamples,
-            seed=config.seed,
-        )
-
-    return score
+    encoded = encode(loaded.tokenizer, data, config.max_seq_length)
+    return lambda model: score_model(config, model, encoded, accelerator, "validation")
 
 
 def _headline(score: TaskScore) -> float:
@@ -147,10 +137,5 @@ def _tell_trackers(config: TrainConfig, accelerator: Accelerator, result: TrainR
 def _show(result: TrainResult, final: TaskScore, target: Path) -> None:
     resumed = "" if result.resumed_from is None else f", resumed at step {result.resumed_from}"
     sys.stdout.write(f"trained {result.steps} steps in {result.seconds:.0f} s{resumed}\n")
-    for name, figure in final.metrics.items():
-        low, high = figure.ci95
-        sys.stdout.write(
-            f"{final.task} {final.split} {name}: {100 * figure.value:.2f} ({100 * low:.2f} to {100 * high:.2f}), "
-            f"n = {final.n}\n"
-        )
+    show_score(final)
     sys.stdout.write(f"model: {target}\n")

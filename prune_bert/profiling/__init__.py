@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prune_bert.profiling.inputs import check_length, longest_sequence
     from prune_bert.profiling.latency import Variant, profile_model
     from prune_bert.profiling.machine import environment
+    from prune_bert.profiling.running import eval_mode
     from prune_bert.profiling.size import measure_size
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Variant",
     "check_length",
     "environment",
+    "eval_mode",
     "longest_sequence",
     "measure_size",
     "profile_model",
@@ -34,6 +36,7 @@ _HOMES = {
     "measure_size": "size",
     "environment": "machine",
     "check_length": "inputs",
+    "eval_mode": "running",
     "longest_sequence": "inputs",
 }
 

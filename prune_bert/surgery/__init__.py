@@ -1,7 +1,7 @@
 """Putting identities in the place of layers, sublayers and modules: for a while, or for good."""
 
 from prune_bert.surgery.drop import check_droppable, drop
-from prune_bert.surgery.probe import SurgeryError, evaluation_mode
+from prune_bert.surgery.probe import SurgeryError, evaluation_mode, quiet_transformers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.replace import replace_with_identity
 from prune_bert.surgery.swaps import install_stand_ins
@@ -18,5 +18,6 @@ __all__ = [
     "evaluation_mode",
     "install_stand_ins",
     "pruning_record",
+    "quiet_transformers",
     "replace_with_identity",
 ]

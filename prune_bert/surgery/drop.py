@@ -73,16 +73,12 @@ def _whole_layers(plan: PruningPlan) -> PruningPlan:
     if plan.norm != "skip":
         return plan
     sublayers = plan.sublayers()
-    whole = {
-        a.layer for a in sublayers for f in sublayers if a.layer == f.layer and a.component < f.component
-    }
+    whole = {a.layer for a in sublayers for f in sublayers if a.layer == f.layer and a.component < f.component}
     kept = tuple(site for site in plan if site.layer not in whole)
     return PruningPlan(kept + tuple(Site(layer) for layer in whole), plan.norm)
 
 
-def _delete_layers(
-    model: nn.Module, encoder: Encoder, plan: PruningPlan, record: PruningRecord
-) -> dict[str, Any]:
+def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record: PruningRecord) -> dict[str, Any]:
     """Delete and renumber layers; give the config values that were overwritten."""
     gone = set(plan.layers())
     kept = [index for index in range(len(encoder.layers)) if index not in gone]
@@ -115,9 +111,7 @@ def _renumber(layers: nn.ModuleList) -> None:
 
 def _per_layer_lists(config: Any, depth: int, kept: list[int]) -> dict[str, list[Any]]:
     """Give the shortened lists of a config that hold one entry a layer, such as ``layer_types``."""
-    lists = {
-        name: value for name, value in vars(config).items() if isinstance(value, list) and "layer" in name
-    }
+    lists = {name: value for name, value in vars(config).items() if isinstance(value, list) and "layer" in name}
     return {name: [value[index] for index in kept] for name, value in lists.items() if len(value) == depth}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prune_bert.errors import UserError
+from prune_bert.profiling import eval_mode
 from prune_bert.stand_ins import ATTENTIONS_FLAG, forward_parameters
 
 
@@ -59,9 +60,7 @@ def base_model_inputs(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     base = getattr(model, "base_model", model)
     dummies = getattr(model, "dummy_inputs", None)
     if not isinstance(dummies, Mapping) or "input_ids" not in dummies:
-        raise SurgeryError(
-            f"{type(model).__name__} offers no dummy inputs to learn its layers' return forms from"
-        )
+        raise SurgeryError(f"{type(model).__name__} offers no dummy inputs to learn its layers' return forms from")
     device = next(model.parameters()).device
     vocabulary = int(getattr(model.config, "vocab_size", 0)) or 8
     tokens = torch.as_tensor(dummies["input_ids"]).remainder(vocabulary).to(device)
@@ -82,14 +81,10 @@ def observe(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Obs
     """
     base, inputs = base_model_inputs(model)
     plain = _watch(base, modules, inputs)
-    flagged = {
-        path: module for path, module in modules.items() if ATTENTIONS_FLAG in forward_parameters(module)
-    }
+    flagged = {path: module for path, module in modules.items() if ATTENTIONS_FLAG in forward_parameters(module)}
     settings = dict(vars(base.config))
     attentive = _watch(base, flagged, {**inputs, ATTENTIONS_FLAG: True}) if flagged else {}
-    vars(base.config).update(
-        settings
-    )  # ModernBERT 4.57 switches itself to eager when it is asked for weights
+    vars(base.config).update(settings)  # ModernBERT 4.57 switches itself to eager when it is asked for weights
     return {path: Observation(plain[path], attentive.get(path)) for path in modules}
 
 
@@ -113,16 +108,14 @@ def _watch(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -
 
     handles = [m.register_forward_hook(remember(path), with_kwargs=True) for path, m in modules.items()]
     try:
-        with evaluation_mode(model), _quiet_transformers():
+        with evaluation_mode(model), quiet_transformers():
             _call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
     missing = [path for path in modules if path not in calls]
     if missing:
-        raise SurgeryError(
-            f"{missing[0]!r} did not run in the probing forward, so its return form is not known"
-        )
+        raise SurgeryError(f"{missing[0]!r} did not run in the probing forward, so its return form is not known")
     return calls
 
 
@@ -133,19 +126,13 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every module in evaluation mode without gradients, and each back into its own mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with eval_mode(model), torch.no_grad():
+        yield
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep back what transformers 4 says of flags that only the probe sets."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep back what transformers says of flags that only a probe sets, and of fresh weights that were asked for."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

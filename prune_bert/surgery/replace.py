@@ -88,9 +88,7 @@ def _from_a_forward(
     hidden = chosen.pick(call.args, call.kwargs)
     owner = f"{name!r} ({type(original).__name__})"
     if not isinstance(hidden, torch.Tensor):
-        raise SurgeryError(
-            f"{owner}: argument {chosen.position} ({chosen.name}) is no tensor; choose with argument=N"
-        )
+        raise SurgeryError(f"{owner}: argument {chosen.position} ({chosen.name}) is no tensor; choose with argument=N")
     try:
         form = learn_form(owner, call.output, hidden.shape)
     except FormError as error:

@@ -139,9 +139,7 @@ def _form(owner: str, argument: Argument, call: Call) -> ReturnForm:
     return learn_form(owner, call.output, hidden.shape)
 
 
-def _recorders(
-    place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...]
-) -> Sequence[nn.Module]:
+def _recorders(place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...]) -> Sequence[nn.Module]:
     """Make stand-ins for removed attention modules, on whose class transformers hangs its capture hooks.
 
     They share the hooks of the originals, so that hooks installed while these are out reach them, too.

@@ -67,24 +67,31 @@ def load_task(
         TaskError: Something is missing, misspelt, malformed or contradictory.
     """
     spec = None if task_name is None else find_task(task_name)
+    samples = dict(max_samples or {})
+    _check_request(spec, splits, samples, text_columns)
+    read = _choose_reader(spec, data_dir, {"train": train_file, "validation": validation_file}, revision)
+    tables = {split: read(split) for split in splits}
+    if spec is None:
+        name = Path(data_dir or validation_file or train_file or "").absolute().stem
+        spec = chosen = _own_spec(name, tables, text_columns, label_column, labels)
+    else:
+        chosen = _override(spec, text_columns, label_column, labels)
+    return {
+        split: to_task_data(table, chosen, split, spec.labels, samples.get(split)) for split, table in tables.items()
+    }
+
+
+def _check_request(
+    spec: TaskSpec | None, splits: Sequence[str], samples: Mapping[str, int], text_columns: Sequence[str] | None
+) -> None:
+    """Refuse what can be refused before anything is read."""
     for split in splits:
         _require_split(spec, split)
-    samples = dict(max_samples or {})
     for split, count in samples.items():
         if count < 1:
             raise TaskError(f"max_samples for {split} is {count}; at least 1 is needed")
     if text_columns is not None:
         _check_text_columns(spec, text_columns)
-    read = _choose_reader(spec, data_dir, {"train": train_file, "validation": validation_file}, revision)
-    tables = {split: read(split) for split in splits}
-    if spec is None:
-        name = Path(data_dir or validation_file or train_file or "").absolute().stem
-        spec = _own_spec(name, tables, text_columns, label_column, labels)
-        int_names = spec.labels
-    else:
-        int_names = spec.labels
-        spec = _override(spec, text_columns, label_column, labels)
-    return {split: to_task_data(table, spec, split, int_names, samples.get(split)) for split, table in tables.items()}
 
 
 def _require_split(spec: TaskSpec | None, split: str) -> None:

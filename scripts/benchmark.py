@@ -1,0 +1,58 @@
+"""What prune_bert claims of speed, measured on this machine: ratios from interleaved runs, as JSON.
+
+python scripts/benchmark.py --output benchmark.json
+python scripts/benchmark.py --only evaluation plans --model DIR --task sst2 --data_dir GLUE_DIR --output benchmark.json
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main() -> None:
+    """Run the benchmarks asked for and write their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("surgery", "evaluation", "plans"), help="default: all")
+    parser.add_argument("--model", default="embedded", help="for evaluation and plans: a model directory")
+    parser.add_argument("--task", default="reviews")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--output", type=Path, help="default: standard output")
+    arguments = parser.parse_args()
+
+    import torch
+
+    from prune_bert.profiling import environment
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    results = {"command": sys.argv, "environment": environment(device)}
+    for name in arguments.only or ("surgery", "evaluation", "plans"):
+        results[name] = measure(name, arguments)
+    text = json.dumps(results, indent=2) + "\n"
+    if arguments.output:
+        arguments.output.write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict:
+    """Run one benchmark."""
+    if name == "surgery":
+        from benchmarks import surgery
+
+        return surgery.run(rounds=arguments.rounds)
+    if name == "evaluation":
+        from benchmarks import evaluation
+
+        return evaluation.run(arguments.rounds, arguments.model, arguments.task, arguments.data_dir)
+    from benchmarks import plans
+
+    model = None if arguments.model == "embedded" else arguments.model
+    return plans.run(model_path=model, data_dir=arguments.data_dir)
+
+
+if __name__ == "__main__":
+    main()
