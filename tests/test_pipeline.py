@@ -159,9 +159,7 @@ def test_evaluate_confirms_the_saved_model(flags, capsys):
     names = ("task_name", "data_dir", "max_seq_length", "n_resamples", "device")
     common = {name: flags[name] for name in names}
     other = flags["output_dir"].with_name("score")
-    code, out, err = run(
-        "evaluate", common, capsys, model_name_or_path=flags["output_dir"] / "model", output_dir=other
-    )
+    code, out, err = run("evaluate", common, capsys, model_name_or_path=flags["output_dir"] / "model", output_dir=other)
     assert code == 0, err
     score = json.loads((other / "score.json").read_text())
     assert score["metrics"]["accuracy"]["value"] == report.rows[1].metrics["accuracy"].value
@@ -348,6 +346,22 @@ def test_a_label_order_that_differs_is_mapped_and_said(flags, capsys, tmp_path, 
     accuracies = [report.rows[0].metrics["accuracy"].value for report in (straight, flipped)]
     assert sum(accuracies) == pytest.approx(1.0)
     assert any("positive" in note for note in flipped.notes)
+
+
+def test_bf16_where_it_is_slow_is_said_with_its_cost(flags, capsys, monkeypatch):
+    from accelerate.state import AcceleratorState
+
+    from prune_bert.pipeline import session
+
+    monkeypatch.setattr(session, "_bf16_cost", lambda: 30.0)
+    AcceleratorState._reset_state(True)
+    try:
+        code, _, err = run("prune", flags, capsys, mixed_precision="bf16", profile="false")
+    finally:
+        AcceleratorState._reset_state(True)
+    assert code == 0, err
+    assert "warning: bf16 on this CPU: a matrix product measured 30.0 times slower" in err
+    assert "30.0 times slower" in read_report(flags["output_dir"] / "report.json").notes[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ _PROBE_REPEATS = 20
 
 class SessionError(UserError):
     """A device, precision or tracker that is not to be had here."""
+
+
+class PrecisionWarning(UserWarning):
+    """A precision that this device is slow at."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +160,12 @@ def _precision_notes(accelerator: Accelerator) -> tuple[str, ...]:
     if accelerator.device.type != "cpu" or accelerator.mixed_precision != "bf16":
         return ()
     ratio = _bf16_cost()
-    verdict = f"{ratio:.1f} times slower than" if ratio > 1 else f"{1 / ratio:.1f} times faster than"
-    return (f"bf16 on this CPU: a matrix product measured {verdict} fp32",)
+    if ratio > 1:
+        note = f"bf16 on this CPU: a matrix product measured {ratio:.1f} times slower than fp32"
+        warnings.warn(f"{note}; --mixed_precision no is faster here", PrecisionWarning, stacklevel=2)
+    else:
+        note = f"bf16 on this CPU: a matrix product measured {1 / ratio:.1f} times faster than fp32"
+    return (note,)
 
 
 def _bf16_cost() -> float:
