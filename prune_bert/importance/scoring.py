@@ -1,0 +1,88 @@
+"""`score_sites`: what each site of a model is worth, by one scorer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prune_bert.architectures import find_encoder
+from prune_bert.evaluation import EncodedTask
+from prune_bert.evaluation.evaluating import fitting_task
+from prune_bert.importance.calibration import Calibration, ImportanceError
+from prune_bert.importance.scorers import SCORERS
+from prune_bert.importance.scores import SiteScores
+from prune_bert.plan import COMPONENTS, NORM_RULES, Component, NormRule
+from prune_bert.search.names import unknown_name
+from prune_bert.search.sites import sites_of
+from prune_bert.surgery.temporary import is_bypassed
+from prune_bert.tasks import TaskData
+
+
+def score_sites(
+    model: nn.Module,
+    data: TaskData | EncodedTask | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    scorer: str = "block_influence",
+    components: Sequence[Component] = ("layer",),
+    norm: NormRule = "keep",
+    accelerator: Accelerator | None = None,
+    batch_size: int = 32,
+    max_seq_length: int = 128,
+) -> SiteScores:
+    """Score the layers or sublayers of a model; higher means keep.
+
+    Up to rounding the scores do not depend on batch size, padding, the order of the data or the number of processes;
+    every process gets them. The model is left as it was, but on the accelerator's device.
+
+    Args:
+        model: A model of transformers, with a head for the task where the scorer needs a loss.
+        data: The calibration examples, a slice of the training data, with the model's label order (see `align_labels`);
+            not needed for scorers that look at none.
+        tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        scorer: One of `SCORERS`, such as top, magnitude, contribution, block_influence, taylor or loss_increase.
+        components: Which kinds of sites: layer, attention, ffn.
+        norm: The norm rule under which sublayers would go, for taylor, fisher and loss_increase; the others compare
+            what goes into a sublayer with what comes out of its LayerNorm under either rule.
+        accelerator: Device, precision and processes; by default a new one.
+        batch_size: Examples in a batch of each process.
+        max_seq_length: Where longer texts are cut, in tokens; an `EncodedTask` brings its own.
+
+    Raises:
+        ImportanceError: There is no such scorer, it lacks data or labels, or the model is bypassed or pruned.
+        ArchitectureError: The model's layers cannot be found, or its family lacks a component.
+        EvaluationError: The sequence length is over the model's or the tokenizer's.
+        TypeError: A `TaskData` comes without a tokenizer.
+    """
+    _check(model, scorer, components, norm)
+    sites = sites_of(len(find_encoder(model).layers), components)
+    encoded = None
+    if SCORERS[scorer].needs_data:
+        if data is None:
+            raise ImportanceError(f"the scorer {scorer!r} looks at examples; give it data")
+        encoded = fitting_task(model, data, tokenizer, max_seq_length)
+    started = time.perf_counter()
+    calibration = Calibration(model, sites, encoded, accelerator or Accelerator(), batch_size, norm, scorer)
+    scores = SCORERS[scorer].compute(calibration)
+    return SiteScores(scorer, scores, 0 if encoded is None else len(encoded), time.perf_counter() - started)
+
+
+def _check(model: nn.Module, scorer: str, components: Sequence[Component], norm: NormRule) -> None:
+    for kind, given, known in (
+        ("scorer", [scorer], SCORERS),
+        ("component", components, COMPONENTS),
+        ("norm rule", [norm], NORM_RULES),
+    ):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ImportanceError(unknown_name(kind, unknown[0], known))
+    if not components:
+        raise ImportanceError(f"no component to score; give one or more of {', '.join(COMPONENTS)}")
+    for component in set(components) - {"layer"}:
+        find_encoder(model).parts(component, norm)  # raises where the family's sublayers are not known
+    if is_bypassed(model):
+        raise ImportanceError("the model is bypassed at the moment; leave the `with bypass(...)` block before scoring")
