@@ -26,6 +26,11 @@ def dropped(family, text, **overrides):
 @pytest.mark.parametrize("family", [*FAMILIES, *UNKNOWN])
 def test_layers_dropped_load_in_plain_transformers(family, tmp_path):
     model = dropped(family, "layer:1,2")
+    if family in UNKNOWN and transformers.__version__ < "5":
+        # Which layers attend globally follows from their index there, so the next cannot move up: refused, not wrong.
+        with pytest.raises(CheckpointError, match="reloads with other logits"):
+            save_pruned(model, tmp_path / "out")
+        return
     save_pruned(model, tmp_path / "out")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", **EAGER)
     assert torch.equal(logits(plain), logits(model))

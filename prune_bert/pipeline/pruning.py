@@ -45,6 +45,8 @@ from prune_bert.report import (
 )
 from prune_bert.surgery import bypass, check_droppable, drop
 
+_BUSY_RATIO = 1.5  # a quiet machine shows 1.05 to 1.2
+
 
 @dataclass
 class _Run:
@@ -213,10 +215,22 @@ def _report(run: _Run) -> PruningReport:
         plan=PlanInfo.of(run.plan),
         rows=tuple(_row(run, name) for name in run.scores),
         site_costs=tuple(_site_cost(run, site) for site in run.site_scores),
-        notes=run.session.notes,
+        notes=(*run.session.notes, *_busy_notes(run)),
         config=config_dict(config),
         step_seconds=run.workspace.seconds,
     )
+
+
+def _busy_notes(run: _Run) -> list[str]:
+    """Warn of timings taken while something else had the machine."""
+    points = [point for row in run.latency.values() for point in row]
+    worst = max((point.p95_ms / point.p50_ms for point in points), default=1.0)
+    if worst < _BUSY_RATIO:
+        return []
+    return [
+        f"the machine was busy while latency was measured (p95 up to {worst:.1f} times the median); measure again when "
+        "it is idle for tighter intervals"
+    ]
 
 
 def _row(run: _Run, name: str) -> Row:
