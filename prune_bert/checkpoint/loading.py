@@ -79,8 +79,7 @@ def load_model(
 
     Raises:
         CheckpointError: If the model cannot be found, read or trusted, or has no trained classification head.
-        EmbeddedError: If the embedded default is not installed.
-        LoraError: If peft is not installed, which the embedded default needs.
+        EmbeddedError: If the embedded default is not installed (LoraError where it is peft that is missing).
     """
     settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if name_or_path == MODEL_NAME:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 
 class ReplayError(Exception):
@@ -41,7 +40,8 @@ class Replay:
         """Go from another start, ``(batch, seq, hidden)``, to its end."""
         values = [start]
         for step in self.steps:
-            args, kwargs = tree_map_only(_Slot, values.__getitem__, (step.args, step.kwargs))
+            args = _each(step.args, _Slot, values.__getitem__)
+            kwargs = {name: _each(value, _Slot, values.__getitem__) for name, value in step.kwargs.items()}
             values += _tensors(step.function(*args, **kwargs))
         return values[self.end]
 
@@ -66,7 +66,8 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         """Make the call, and note it."""
         kwargs = kwargs or {}
-        noted_args, noted_kwargs = tree_map(self._noted, (args, kwargs))
+        noted_args = _each(args, torch.Tensor, self._noted)
+        noted_kwargs = {name: _each(value, torch.Tensor, self._noted) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
         made = _tensors(result)
         # What gives a number or a shape has told it to Python already, and would make the host wait for the device;
@@ -88,11 +89,21 @@ class Tape(TorchFunctionMode):
             raise ReplayError
         return Replay(tuple(self._steps), self._slots[id(end)])
 
-    def _noted(self, value: Any) -> Any:
-        return self._slots.get(id(value), value) if isinstance(value, torch.Tensor) else value
+    def _noted(self, tensor: torch.Tensor) -> Any:
+        return self._slots.get(id(tensor), tensor)
+
+
+def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Change what is of one kind in an argument, or in the list or tuple that it is."""
+    if isinstance(value, kind):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)([_each(item, kind, change) for item in value])
+    return value
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
+    """List the tensors in what a function of torch returns."""
     if isinstance(result, torch.Tensor):
         return [result]
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    return [item for item in result if isinstance(item, torch.Tensor)] if isinstance(result, (list, tuple)) else []

@@ -50,8 +50,7 @@ def load_task(
     Args:
         task_name: A name of the task table; none for a task of the user's own.
         data_dir: A folder.
-        train_file: A CSV, TSV, JSON lines or Parquet file.
-        validation_file: Another.
+        train_file: A CSV, TSV, JSON lines or Parquet file; validation_file another.
         text_columns: The one or two columns of text, where they are not the table's.
         label_column: The label's column, where it is not the table's.
         splits: The splits wanted.

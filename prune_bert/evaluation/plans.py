@@ -1,0 +1,99 @@
+"""`evaluate_plans`: many plans on one task, with the work that they have in common done once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prune_bert.architectures import find_encoder
+from prune_bert.evaluation.encoding import EncodedTask
+from prune_bert.evaluation.evaluating import fitting_task, references_of, score_logits
+from prune_bert.evaluation.inference import evaluation_mode, predict_logits
+from prune_bert.evaluation.plan_forward import plan_forward
+from prune_bert.evaluation.plan_tree import PlanTree, plan_tree
+from prune_bert.evaluation.scores import TaskScore
+from prune_bert.plan import PruningPlan
+from prune_bert.tasks import METRICS, TaskData
+
+
+def evaluate_plans(
+    model: nn.Module,
+    plans: Sequence[PruningPlan],
+    data: TaskData | EncodedTask,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 32,
+    max_seq_length: int = 128,
+    n_resamples: int = 0,
+    seed: int = 0,
+    description: str = "evaluate plans",
+) -> list[TaskScore]:
+    """Score a classifier on a task under each of many plans.
+
+    The plans form a tree over the layers in forward order, and every distinct prefix is computed once for each batch
+    (see `count_layer_passes`). Plans that differ only in a layer's feed-forward sublayer share its attention, too.
+    The logits are, bit for bit, those of `evaluate` under `bypass` with the same batches; for one plan that is checked
+    on two examples before the work starts. Memory does not grow with the plans, beside the logits themselves.
+
+    Args:
+        model: A model of transformers, not wrapped by DDP or ``torch.compile``; it is as before on leaving.
+        plans: Any number, also empty or equal ones and of both norm rules.
+        data: As for `evaluate`, like all arguments not named here. Processes divide the batches.
+        tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        accelerator: Device, precision and processes.
+        batch_size: Examples in a batch of each process. On a GPU hundreds, so that it does not wait for the host.
+        max_seq_length: Where longer texts are cut, in tokens.
+        n_resamples: Bootstrap resamples for each plan; by default none, and the intervals are nan.
+        seed: Seed of the resamples.
+        description: What the progress bar says.
+
+    Returns:
+        A score for each plan, in the order given; `seconds` is an equal share of the whole.
+
+    Raises:
+        EvaluationError: As `evaluate`; or the model is of a kind where plans cannot share work.
+        UserError: A plan names what the model does not have, or has no more.
+        TypeError: A `TaskData` comes without a tokenizer.
+    """
+    tree = plan_tree(plans, len(find_encoder(model).layers))
+    encoded = fitting_task(model, data, tokenizer, max_seq_length)
+    if not plans:
+        return []
+    # Stand-ins are made in the mode that they will run in.
+    with evaluation_mode(model), plan_forward(model, tree) as forward:
+        accelerator = accelerator or Accelerator()
+        logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
+    scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)
+    return [scores[end] for end in tree.end_of]
+
+
+def _scores(
+    tree: PlanTree, logits: NDArray[np.float32], data: TaskData, seconds: float, n_resamples: int, seed: int
+) -> list[TaskScore]:
+    """Score ``(n, ends, num_outputs)`` logits of each end of a tree."""
+    references = references_of(data)
+    return [
+        score_logits(
+            np.ascontiguousarray(logits[:, end]),
+            data,
+            seconds,
+            n_resamples,
+            seed,
+            references=references,
+            compute=_metrics,
+            owner=f"the model under plan {str(plan)!r}",
+        )
+        for end, plan in enumerate(tree.ends)
+    ]
+
+
+def _metrics(names: Sequence[str], predictions: NDArray[Any], references: NDArray[Any]) -> dict[str, float]:
+    """Compute metrics by their arithmetic alone: an `evaluate.Metric` takes milliseconds, for each of thousands."""
+    return {name: float(METRICS[name](predictions, references)) for name in names}
