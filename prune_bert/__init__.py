@@ -22,6 +22,7 @@ _HOME = {
     "compare": "evaluation",
     "drop": "surgery",
     "evaluate": "evaluation",
+    "evaluate_plans": "evaluation",
     "load_model": "checkpoint",
     "load_pruned": "checkpoint",
     "load_task": "tasks",
@@ -29,6 +30,8 @@ _HOME = {
     "prune": "pipeline",
     "replace_with_identity": "surgery",
     "save_pruned": "checkpoint",
+    "score_sites": "importance",
+    "search_plans": "search",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]
@@ -37,11 +40,13 @@ if TYPE_CHECKING:
     from prune_bert.checkpoint import load_model, load_pruned, save_pruned
     from prune_bert.config import RunConfig
     from prune_bert.errors import UserError
-    from prune_bert.evaluation import Comparison, TaskScore, compare, evaluate
+    from prune_bert.evaluation import Comparison, TaskScore, compare, evaluate, evaluate_plans
+    from prune_bert.importance import score_sites
     from prune_bert.pipeline import prune
     from prune_bert.plan import PruningPlan, Site
     from prune_bert.profiling import LatencyPoint, profile_model
     from prune_bert.report import PruningReport
+    from prune_bert.search import search_plans
     from prune_bert.stand_ins import Identity
     from prune_bert.surgery import bypass, drop, replace_with_identity
     from prune_bert.tasks import load_task
