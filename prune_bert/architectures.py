@@ -163,9 +163,7 @@ def _module_list(model: nn.Module, path: str) -> nn.ModuleList:
     except AttributeError:
         layers = None
     if not isinstance(layers, nn.ModuleList):
-        raise ArchitectureError(
-            f"{type(model).__name__} has no layer list at {path!r}, where its family keeps it"
-        )
+        raise ArchitectureError(f"{type(model).__name__} has no layer list at {path!r}, where its family keeps it")
     return layers
 
 

@@ -84,9 +84,7 @@ class PruningPlan:
         sites = set(self.sites)
         strangers = [site for site in sites if not isinstance(site, Site)]
         if strangers:
-            raise PlanError(
-                f"a plan holds Site objects, not {strangers[0]!r}; for text use PruningPlan.parse"
-            )
+            raise PlanError(f"a plan holds Site objects, not {strangers[0]!r}; for text use PruningPlan.parse")
         whole = {site.layer for site in sites if site.component == "layer"}
         swallowed = sorted(site for site in sites if site.component != "layer" and site.layer in whole)
         if swallowed:
@@ -189,9 +187,7 @@ def _parse_sites(word: str) -> list[Site]:
         raise PlanError(f"{word!r} has no ':' between the component and its layers; {_EXAMPLE}")
     if component not in COMPONENTS:
         raise PlanError(f"{word!r}: {_unknown('component', component, COMPONENTS)}")
-    return [
-        Site(layer, component) for part in indices.split(",") for layer in _span(word, part)
-    ]
+    return [Site(layer, component) for part in indices.split(",") for layer in _span(word, part)]
 
 
 def _span(word: str, part: str) -> range:
@@ -200,9 +196,7 @@ def _span(word: str, part: str) -> range:
         raise PlanError(f"{word!r}: a layer number is missing; {_EXAMPLE}")
     match = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
     if match is None:
-        raise PlanError(
-            f"{word!r}: {part!r} is neither a layer number nor a range such as 9-11; layers count from 0"
-        )
+        raise PlanError(f"{word!r}: {part!r} is neither a layer number nor a range such as 9-11; layers count from 0")
     first, last = int(match[1]), int(match[2] or match[1])
     if last < first:
         raise PlanError(f"{word!r}: the range {part} runs backwards; write {last}-{first}")

@@ -136,13 +136,9 @@ def _roles(owner: str, items: Sequence[Any], shape: torch.Size) -> tuple[Role, .
         else:
             what = f"a tensor of shape {tuple(item.shape)}" if tensor else type(item).__name__
             wanted = f"the shape {tuple(shape)} of its input"
-            raise FormError(
-                f"{owner} returns {what}, where an identity can return only {wanted}: it cannot stand in"
-            )
+            raise FormError(f"{owner} returns {what}, where an identity can return only {wanted}: it cannot stand in")
     if "hidden" not in roles:
-        raise FormError(
-            f"{owner} returns no tensor of the shape {tuple(shape)} of its input: it cannot be an identity"
-        )
+        raise FormError(f"{owner} returns no tensor of the shape {tuple(shape)} of its input: it cannot be an identity")
     return tuple(roles)
 
 
@@ -181,9 +177,7 @@ class Identity(nn.Module):
         """Return the chosen argument, ``(batch, seq, hidden)``, in the form that the caller expects."""
         hidden = self.identity_argument.pick(args, kwargs)
         if hidden is None:
-            raise TypeError(
-                f"{type(self).__name__} was called without its argument {self.identity_argument.name!r}"
-            )
+            raise TypeError(f"{type(self).__name__} was called without its argument {self.identity_argument.name!r}")
         for recorder in self.identity_recorders:
             getattr(self, recorder)(hidden)
         if self.identity_value == "zero":
@@ -205,11 +199,7 @@ class Identity(nn.Module):
         """Say what is returned, for ``print(model)``."""
         if self.identity_value == "zero":
             return "returns zeros: the residual outside is all that remains"
-        kept = (
-            f"LayerNorm({self.identity_argument.name})"
-            if self.identity_norm_path
-            else self.identity_argument.name
-        )
+        kept = f"LayerNorm({self.identity_argument.name})" if self.identity_norm_path else self.identity_argument.name
         roles = self.identity_form.roles
         named = [kept if role == "hidden" else "I" if role == "attention" else "None" for role in roles]
         return f"returns {kept}" if self.identity_form.container is None else f"returns ({', '.join(named)})"

@@ -92,9 +92,7 @@ def test_each_syntax_fault_is_named(text, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "data", [None, [], {}, {"sites": [{"layer": 1}]}, {"sites": [3]}, {"sites": "layer:1"}]
-)
+@pytest.mark.parametrize("data", [None, [], {}, {"sites": [{"layer": 1}]}, {"sites": [3]}, {"sites": "layer:1"}])
 def test_json_that_is_no_plan_is_refused(data):
     with pytest.raises(PlanError, match="a plan in JSON looks like"):
         PruningPlan.from_json(data)
@@ -109,9 +107,7 @@ def test_a_site_wants_a_whole_number(layer):
 def test_different_norm_rules_do_not_combine():
     with pytest.raises(PlanError, match="do not combine"):
         PruningPlan.parse("ffn:1") | PruningPlan.parse("ffn:2 norm=skip")
-    assert (
-        str(PruningPlan.parse("layer:1") | PruningPlan.parse("ffn:2 norm=skip")) == "layer:1 ffn:2 norm=skip"
-    )
+    assert str(PruningPlan.parse("layer:1") | PruningPlan.parse("ffn:2 norm=skip")) == "layer:1 ffn:2 norm=skip"
 
 
 def test_components_are_the_three():

@@ -55,9 +55,7 @@ def test_the_output_of_bert_returns_its_second_argument():
     model = build("bert")
     seen = {}
     replace_with_identity(model, "bert.encoder.layer.1.output")
-    model.bert.encoder.layer[1].output.register_forward_hook(
-        lambda m, args, out: seen.update(args=args, out=out)
-    )
+    model.bert.encoder.layer[1].output.register_forward_hook(lambda m, args, out: seen.update(args=args, out=out))
     logits(model)
     assert seen["out"] is seen["args"][1]
 

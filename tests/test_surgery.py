@@ -81,9 +81,7 @@ def test_keep_is_the_layer_norm_of_the_input(family):
     norm = layers_of(model)[1].output.LayerNorm
     seen = {}
     with bypass(model, PruningPlan.parse("ffn:1")):
-        hook = layers_of(model)[1].output.register_forward_hook(
-            lambda m, args, out: seen.update(x=args[1], y=out)
-        )
+        hook = layers_of(model)[1].output.register_forward_hook(lambda m, args, out: seen.update(x=args[1], y=out))
         logits(model)
         hook.remove()
     assert torch.equal(seen["y"], norm(seen["x"]))
@@ -251,9 +249,7 @@ def test_stand_ins_pickle_and_deep_copy(family):
         assert torch.equal(logits(copy.deepcopy(model)), expected)
         copied = pickle.loads(pickle.dumps(model))
     assert torch.equal(logits(copied), expected)
-    assert type(layers_of(copied)[0] if family in FAMILIES else copied.model.layers[0]).__name__.startswith(
-        "Identity"
-    )
+    assert type(layers_of(copied)[0] if family in FAMILIES else copied.model.layers[0]).__name__.startswith("Identity")
 
 
 def test_each_site_has_its_own_stand_in_without_parameters_but_the_kept_norm():

@@ -94,16 +94,14 @@ def load_model(
         stored = read_config(directory)
         check_weights(directory, allow_pickle)
     tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
-    notes: tuple[str, ...] = ()
     if directory is not None and CONFIG_KEY in stored and new_head is None:
         model = load_pruned(directory, dtype=torch.float32, **settings)
-        notes = _pruned_notes(model)
     else:
         labels = None if new_head is None else _head_labels(stored, new_head)
         settings["trust_remote_code"] = trust_remote_code
         model = _load_classifier(name, settings, labels, require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
-    return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored))
+    return LoadedModel(model, tokenizer, name_or_path, _pruned_notes(model), _lossless(model, stored))
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
@@ -203,6 +201,8 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 def _pruned_notes(model: PreTrainedModel) -> tuple[str, ...]:
     record = pruning_record(model.config)
+    if not record.plan:
+        return ()
     return (f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers",)
 
 
