@@ -40,7 +40,7 @@ def load_task(
     labels: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> dict[str, TaskData]:
-    """Load splits of a task of the table, or of a task of the user's own.
+    """Load splits, by name, of a task of the table or of a task of the user's own.
 
     The data come from `data_dir` (a folder with GLUE's official files, the GLUE folder itself, or a folder
     saved by `datasets`), or from the files named; else `reviews` is in the package and GLUE on the hub.
@@ -50,7 +50,8 @@ def load_task(
     Args:
         task_name: A name of the task table; none for a task of the user's own.
         data_dir: A folder.
-        train_file: A CSV, TSV, JSON lines or Parquet file; validation_file another.
+        train_file: A CSV, TSV, JSON lines or Parquet file.
+        validation_file: Another.
         text_columns: The one or two columns of text, where they are not the table's.
         label_column: The label's column, where it is not the table's.
         splits: The splits wanted.
@@ -58,9 +59,6 @@ def load_task(
         labels: Class names in the order of their ids: the data's own names in another order, or other names
             for the same ids. Empty for a regression on a task of the user's own.
         revision: The revision of the hub's data set.
-
-    Returns:
-        The data by split.
 
     Raises:
         TaskError: Something is missing, misspelt, malformed or contradictory.
