@@ -287,6 +287,7 @@ def test_two_runs_on_one_output_directory_are_refused(flags, capsys):
         ({"task_name": "mnli"}, "dev_matched.tsv"),
         ({"task_name": "stsb", "data_dir": "STSB"}, "regression"),
         ({"report_to": "wandb"}, "not installed"),
+        ({"output_dir": "/proc/nowhere/out"}, "cannot be made there"),
     ],
 )
 def test_each_mistake_gets_one_line_and_nothing_is_written(flags, capsys, tmp_path, monkeypatch, changes, says):
@@ -309,6 +310,11 @@ def test_output_directories_that_cannot_be_had(flags, capsys, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, _, err = run("prune", flags, capsys, output_dir=tmp_path / "file")
     assert (code, "is a file" in err) == (2, True)
+    names = ("model_name_or_path", "task_name", "data_dir", "output_dir", "max_seq_length", "device")
+    common = {name: flags[name] for name in names}
+    code, _, err = run("train", common, capsys, lora_rank=2, lora_target_modules="nope")
+    assert (code, "no linear layer's name ends with 'nope'" in err) == (2, True)
+    assert not list(tmp_path.glob(".out*"))
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("keep")

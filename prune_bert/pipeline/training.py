@@ -36,11 +36,11 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     loaded = load_model(config.model_name_or_path, new_head=spec.labels, **model_settings(config))
     train_data, _ = align_labels(data["train"], loaded.model.config.id2label or {})
     validation, note = align_labels(data[config.eval_split], loaded.model.config.id2label or {})
-    workspace.open(run_fingerprint(config, loaded.model, train_data))
     model: nn.Module = loaded.model
     if config.lora_rank:
         set_seed(config.seed)
         model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
+    workspace.open(run_fingerprint(config, model, train_data))
     score = _scorer(config, accelerator, loaded, validation)
     result = train(
         model,

@@ -47,11 +47,16 @@ class Workspace:
             Whether there is something to resume.
 
         Raises:
-            WorkspaceError: If a living process is at work in it.
+            WorkspaceError: If a living process is at work in it, or it cannot be made.
         """
         resumed = False
         if self._accelerator.is_main_process:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WorkspaceError(
+                    f"output_dir {str(self.target)!r} cannot be made there ({error.strerror}); choose another"
+                ) from error
             self._lock = _lock(self.directory)
             digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
             marker = self.directory / "fingerprint"
