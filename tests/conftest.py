@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def tiny_checkpoint(tmp_path_factory, tiny_tokenizer):
     directory = tmp_path_factory.mktemp("tiny-bert")
     make_tiny_bert().save_pretrained(directory)
     tiny_tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A task in SST-2's form: 64 and 41 sentences of random words, an uneven number for two processes."""
+    directory = tmp_path_factory.mktemp("data")
+    draw = random.Random(0)
+    for name, count in (("train", 64), ("dev", 41)):
+        lines = ["sentence\tlabel"]
+        lines += [f"{' '.join(draw.choices(WORDS, k=draw.randint(5, 20)))}\t{i % 2}" for i in range(count)]
+        (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     return directory
 
 

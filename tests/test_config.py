@@ -16,6 +16,8 @@ from prune_bert.config import (
     EvaluateConfig,
     ReportConfig,
     RunConfig,
+    ScoreConfig,
+    SearchConfig,
     TrainConfig,
     dump,
     groups,
@@ -33,6 +35,8 @@ OF_VERB = {
     "evaluate": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
     "benchmark": {name: REQUIRED[name] for name in ("model_name_or_path", "plan", "output_dir")},
     "train": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
+    "score": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
+    "search": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
     "report": {"report": "out/report.json", "output_dir": "again"},
 }
 NOT_TOGETHER = ("data_dir", "train_file", "validation_file", "lora_rank", "lora_alpha", "lora_target_modules")
@@ -365,6 +369,8 @@ def test_the_verbs_have_their_configs():
         "evaluate": EvaluateConfig,
         "benchmark": BenchmarkConfig,
         "train": TrainConfig,
+        "score": ScoreConfig,
+        "search": SearchConfig,
         "report": ReportConfig,
     }
 

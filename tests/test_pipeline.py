@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import WORDS
 
 from prune_bert import PruningPlan, RunConfig, bypass, load_model, load_task, prune
 from prune_bert.cli import main
@@ -24,18 +22,6 @@ from prune_bert.pipeline import pruning
 from prune_bert.report import SCHEMA_PATH, read_report
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """A task in SST-2's form: 41 sentences of random words, an uneven number for two processes."""
-    directory = tmp_path_factory.mktemp("data")
-    draw = random.Random(0)
-    for name, count in (("train", 64), ("dev", 41)):
-        lines = ["sentence\tlabel"]
-        lines += [f"{' '.join(draw.choices(WORDS, k=draw.randint(3, 20)))}\t{i % 2}" for i in range(count)]
-        (directory / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    return directory
 
 
 @pytest.fixture

@@ -35,6 +35,24 @@ ABOUT_PLAN = About(
     metavar="SITES",
     may_be_empty=True,  # a plan that removes nothing is a plan
 )
+ABOUT_ROUNDS = About(help="timed rounds at each point; a round times every variant", metavar="N", at_least=2)
+ABOUT_WARMUP = About(help="untimed rounds before those", metavar="N", at_least=0)
+ScorerName = Literal[
+    "top",
+    "bottom",
+    "alternate",
+    "alternate_odd",
+    "alternate_even",
+    "symmetric",
+    "magnitude",
+    "contribution",
+    "block_influence",
+    "angular",
+    "taylor",
+    "fisher",
+    "loss_increase",
+]
+ComponentName = Literal["layer", "attention", "ffn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +164,8 @@ class ProfileOptions:
     profile_sequence_lengths: tuple[int, ...] = field(
         default=(128,), metadata=About(help="sequence lengths to time", metavar="TOKENS", at_least=1)
     )
-    profile_rounds: int = field(
-        default=20,
-        metadata=About(help="timed rounds at each point; a round times every variant", metavar="N", at_least=2),
-    )
-    profile_warmup: int = field(default=3, metadata=About(help="untimed rounds before those", metavar="N", at_least=0))
+    profile_rounds: int = field(default=20, metadata=ABOUT_ROUNDS)
+    profile_warmup: int = field(default=3, metadata=ABOUT_WARMUP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,4 +267,104 @@ class TrainOptions:
         metadata=About(
             help="name endings of the layers adapted; none: all linear layers of the encoder", metavar="NAME"
         ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """On which slice of the training data something is chosen."""
+
+    max_calibration_samples: int = field(
+        default=512,
+        metadata=About(help="training examples to choose on, evenly spaced", metavar="N", at_least=2),
+    )
+    norm: Literal["keep", "skip"] = field(
+        default="keep", metadata=About(help="what a removed sublayer leaves: its LayerNorm (keep) or nothing (skip)")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """What is scored, and how."""
+
+    scorer: tuple[ScorerName, ...] = field(
+        default=("contribution", "block_influence", "taylor", "loss_increase"),
+        metadata=About(help="how to score, one or more"),
+    )
+    components: tuple[ComponentName, ...] = field(
+        default=("layer", "attention", "ffn"),
+        metadata=About(help="which sites: layer, attention, ffn", metavar="COMPONENT"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What the pruned model may cost. Without any, the front is shown and no plan chosen."""
+
+    max_accuracy_drop: float | None = field(
+        default=None,
+        metadata=About(
+            help="points of the headline metric that may be lost, on the calibration slice", metavar="X", at_least=0
+        ),
+    )
+    respect_interval: bool = field(
+        default=False, metadata=About(help="take that drop at the worse end of its 95 % interval")
+    )
+    min_speedup: float | None = field(
+        default=None, metadata=About(help="times the unpruned model's speed, at least", metavar="X", above=0)
+    )
+    max_latency_ms: float | None = field(
+        default=None, metadata=About(help="milliseconds a batch, at most", metavar="MS", above=0)
+    )
+    max_parameters: int | None = field(
+        default=None,
+        metadata=About(help="parameters left, at most", metavar="N", at_least=1, at_most=10**13),
+    )
+    keep_layers: int | None = field(default=None, metadata=About(help="layers left, exactly", metavar="N", at_least=1))
+    batch_size: int = field(
+        default=1, metadata=About(help="batch size that speed is meant for", metavar="N", at_least=1)
+    )
+    sequence_length: int = field(
+        default=128, metadata=About(help="sequence length that speed is meant for", metavar="TOKENS", at_least=1)
+    )
+    profile_rounds: int = field(default=20, metadata=ABOUT_ROUNDS)
+    profile_warmup: int = field(default=3, metadata=ABOUT_WARMUP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Which plans are tried."""
+
+    strategy: Literal["one_shot", "greedy", "beam", "exhaustive", "sublayer"] | None = field(
+        default=None,
+        metadata=About(help="how to search; none: sublayer, or greedy over layers with keep_layers"),
+    )
+    scorer: ScorerName | None = field(
+        default=None,
+        metadata=About(help="what one_shot goes by; none: block_influence"),
+    )
+    components: tuple[ComponentName, ...] | None = field(
+        default=None,
+        metadata=About(help="which sites: layer, attention, ffn; none: as suits the strategy", metavar="COMPONENT"),
+    )
+    objective: Literal["loss", "metric", "agreement"] = field(
+        default="loss",
+        metadata=About(help="what is kept up: the loss, the headline metric, or the unpruned model's predictions"),
+    )
+    beam_width: int | None = field(
+        default=None,
+        metadata=About(
+            help="plans that go on at each step; none: 4 for beam, greedy for sublayer", metavar="N", at_least=1
+        ),
+    )
+    max_removed: int | None = field(
+        default=None, metadata=About(help="sites to remove, at most; none: all that can go", metavar="N", at_least=1)
+    )
+    racing: bool | None = field(
+        default=None,
+        metadata=About(help="drop plans early that cannot win; none: with beam only", metavar="true|false"),
+    )
+    racing_confidence: float = field(
+        default=0.95,
+        metadata=About(help="that no plan is dropped which belongs among the best", metavar="X", above=0, below=1),
     )

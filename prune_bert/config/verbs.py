@@ -10,11 +10,15 @@ from prune_bert.config.checking import Config
 from prune_bert.config.options import (
     ABOUT_PLAN,
     About,
+    BudgetOptions,
+    CalibrationOptions,
     ModelOptions,
     OutputOptions,
     ProfileOptions,
     PruneOptions,
     RuntimeOptions,
+    ScoreOptions,
+    SearchOptions,
     TaskOptions,
     TrackingOptions,
     TrainOptions,
@@ -55,6 +59,25 @@ class TrainConfig(ModelOptions, TaskOptions, TrainOptions, RuntimeOptions, Outpu
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ModelOptions, TaskOptions, ScoreOptions, CalibrationOptions, RuntimeOptions, OutputOptions, Config):
+    """Score what each layer and sublayer is worth on a task, by one or more published scorers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(
+    ModelOptions,
+    TaskOptions,
+    BudgetOptions,
+    SearchOptions,
+    CalibrationOptions,
+    RuntimeOptions,
+    OutputOptions,
+    Config,
+):
+    """Find the plans on the front of accuracy against latency, and the best within a budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(OutputOptions, Config):
     """Render a finished run's report.json again."""
 
@@ -67,6 +90,8 @@ VERBS: Mapping[str, type[Config]] = MappingProxyType(
         "evaluate": EvaluateConfig,
         "benchmark": BenchmarkConfig,
         "train": TrainConfig,
+        "score": ScoreConfig,
+        "search": SearchConfig,
         "report": ReportConfig,
     }
 )

@@ -8,7 +8,6 @@ from prune_bert.evaluation.encoding import (
     length_sorted_batches,
 )
 from prune_bert.evaluation.evaluating import compare, evaluate
-from prune_bert.evaluation.inference import evaluation_mode
 from prune_bert.evaluation.plan_tree import count_layer_passes
 from prune_bert.evaluation.plans import evaluate_plans
 from prune_bert.evaluation.progress import with_progress
@@ -26,7 +25,6 @@ __all__ = [
     "encode",
     "evaluate",
     "evaluate_plans",
-    "evaluation_mode",
     "length_sorted_batches",
     "with_progress",
 ]

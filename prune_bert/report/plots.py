@@ -71,7 +71,7 @@ def accuracy_speed_plot(report: PruningReport) -> Figure:
     A hollow marker is a speed-up whose interval includes 1. Without any timings the metric alone is drawn.
     """
     settings = main_settings(report.rows)
-    with _style():
+    with plot_style():
         if not settings:
             return _metric_only(report)
         figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 1.9 * len(settings)), layout="constrained")
@@ -91,7 +91,7 @@ def site_costs_plot(report: PruningReport) -> Figure | None:
     if not costs:
         return None
     estimates = [cost.difference.get(report.headline, Estimate(None)) for cost in costs]
-    with _style():
+    with plot_style():
         figure = Figure(figsize=(WIDTH_INCHES, 1.3 + 0.34 * len(costs)), layout="constrained")
         axes = figure.subplots()
         for position, estimate in enumerate(estimates):
@@ -109,7 +109,7 @@ def site_costs_plot(report: PruningReport) -> Figure | None:
 
 def as_png(figure: Figure) -> bytes:
     """Return the plot as PNG."""
-    with _style():
+    with plot_style():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
         return buffer.getvalue()
@@ -117,7 +117,7 @@ def as_png(figure: Figure) -> bytes:
 
 def as_svg(figure: Figure) -> str:
     """Return the plot as an SVG file of its own, letters as outlines."""
-    with _style():
+    with plot_style():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
@@ -142,7 +142,7 @@ def as_inline_svg(figure: Figure, name: str) -> str:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Draw in the report's style, whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()

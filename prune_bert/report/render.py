@@ -23,14 +23,14 @@ TEMPLATES = __file__.removesuffix("render.py") + "templates"
 
 def to_markdown(report: PruningReport) -> str:
     """Render the report as Markdown, with the plots as links to the PNG files beside it."""
-    return _environment().get_template("report.md.j2").render(**_view(report))
+    return template_environment().get_template("report.md.j2").render(**_view(report))
 
 
 def to_html(report: PruningReport) -> str:
     """Render the report as one HTML file: styles and plots inside, no script, nothing fetched."""
     costs = site_costs_plot(report)
     return (
-        _environment()
+        template_environment()
         .get_template("report.html.j2")
         .render(
             **_view(report),
@@ -49,7 +49,11 @@ def model_card(report: PruningReport) -> str:
     """
     front = yaml.safe_dump(_front_matter(report), sort_keys=False, allow_unicode=True, width=1000)
     compact = report.config.get("checkpoint_format") == "compact"
-    return _environment().get_template("model_card.md.j2").render(**_view(report), front_matter=front, compact=compact)
+    return (
+        template_environment()
+        .get_template("model_card.md.j2")
+        .render(**_view(report), front_matter=front, compact=compact)
+    )
 
 
 def _view(report: PruningReport) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def _is_hub_id(name: str) -> bool:
 
 
 @cache
-def _environment() -> Environment:
+def template_environment() -> Environment:
     """Return the template environment: HTML escaped by itself, Markdown through its own filter."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

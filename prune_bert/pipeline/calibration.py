@@ -1,0 +1,78 @@
+"""The slice of the training data on which something is chosen, kept apart from what it is reported on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from prune_bert.checkpoint import LoadedModel, load_model
+from prune_bert.pipeline.session import load_data, model_settings
+from prune_bert.search import SearchError
+from prune_bert.tasks import TaskData, align_labels
+
+# CoLA's training file has 16 of its 8,551 sentences in its development file, too: such accidents are left out.
+_ACCIDENTAL_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class CalibrationSession:
+    """A model, what its plans are chosen on and what they are reported on, label for label.
+
+    Attributes:
+        loaded: The model and its tokenizer.
+        calibration: Evenly spaced examples of the training data.
+        validation: The split that figures are reported on; no example of it is in `calibration`.
+        notes: What a reader of the results should know.
+    """
+
+    loaded: LoadedModel
+    calibration: TaskData
+    validation: TaskData
+    notes: tuple[str, ...]
+
+
+def open_calibration(config: Any) -> CalibrationSession:
+    """Load the model of a config, its calibration slice and its validation data.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        TaskError: If there is no training data, the data cannot be loaded, or its labels are not the model's.
+        SearchError: If the calibration slice overlaps the validation data.
+    """
+    if config.validation_file is not None and config.train_file is None:
+        raise SearchError("there is no train split to choose on: give --train_file beside --validation_file")
+    data = load_data(config, ("train", config.eval_split), {"train": config.max_calibration_samples})
+    calibration, overlap = without_overlap(data["train"], data[config.eval_split])
+    loaded = load_model(config.model_name_or_path, **model_settings(config))
+    names = loaded.model.config.id2label or {}
+    calibration, _ = align_labels(calibration, names)
+    validation, note = align_labels(data[config.eval_split], names)
+    notes = (*loaded.notes, *((note,) if note else ()), *overlap)
+    return CalibrationSession(loaded, calibration, validation, notes)
+
+
+def without_overlap(calibration: TaskData, validation: TaskData) -> tuple[TaskData, tuple[str, ...]]:
+    """Leave out the few calibration rows whose text is in the validation data, too, and say so.
+
+    Raises:
+        SearchError: If they are more than a few: then one file was made of the other.
+    """
+    held_out = set(_texts(validation))
+    kept = [row for row, text in enumerate(_texts(calibration)) if text not in held_out]
+    n = len(calibration.dataset)
+    shared = n - len(kept)
+    if not shared:
+        return calibration, ()
+    said = f"{shared} of the {n} calibration rows {'is' if shared == 1 else 'are'} also in {validation.split}"
+    if shared > _ACCIDENTAL_SHARE * n:
+        raise SearchError(
+            f"{said} ({calibration.source}; {validation.source}): what is chosen on rows would be reported on the same "
+            "rows; take training data that shares none with the validation data"
+        )
+    return dataclasses.replace(calibration, dataset=calibration.dataset.select(kept)), (f"{said} and left out",)
+
+
+def _texts(data: TaskData) -> list[tuple[str, ...]]:
+    columns = [data.dataset[name][:] for name in data.spec.text_columns]
+    return [tuple(" ".join(str(text).split()) for text in texts) for texts in zip(*columns, strict=True)]

@@ -1,0 +1,131 @@
+"""What a search minimises, from the evaluation of plans on the calibration slice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from prune_bert.config import SearchConfig
+from prune_bert.evaluation import EncodedTask, EvaluationError, TaskScore, compare, encode, evaluate, evaluate_plans
+from prune_bert.importance.leaving_out import example_losses
+from prune_bert.plan import PruningPlan
+from prune_bert.search import Journal, Racing, SearchProgress, calibration_batches, journaled_losses
+from prune_bert.surgery import bypass
+
+RACE_BATCHES = 8
+
+Values = dict[str, float]
+"""Of one plan on the calibration slice: loss, metric, agreement, drop and drop_worst (in points)."""
+
+
+@dataclass
+class PlanScorer:
+    """Scores plans on the calibration slice, and says on its progress bar how far the search is.
+
+    Attributes:
+        config: The settings.
+        model: The unpruned model.
+        encoded: The calibration slice.
+        accelerator: Device, precision and processes.
+        baseline: The unpruned model's score on the slice.
+        told: How far the search is, in words.
+    """
+
+    config: SearchConfig
+    model: nn.Module
+    encoded: EncodedTask
+    accelerator: Accelerator
+    baseline: TaskScore
+    told: str = "search"
+
+    def values(self, plans: Sequence[PruningPlan]) -> list[Values]:
+        """Give what is known of each plan once it has been evaluated."""
+        return [self._values(score) for score in self.scores(plans, self.encoded)]
+
+    def scores(self, plans: Sequence[PruningPlan], encoded: EncodedTask) -> list[TaskScore]:
+        """Evaluate plans."""
+        return score_plans(self.config, self.model, plans, encoded, self.accelerator, description=self.told)
+
+    def tell(self, progress: SearchProgress) -> None:
+        """Note how far the search is; the bar of the next evaluation says it."""
+        self.told = (
+            f"search, {progress.done} of at most {progress.at_most} plans, {progress.seconds:.0f} s, "
+            f"at most {progress.seconds_left:.0f} s left"
+        )
+
+    def racing(self, journal: Journal) -> Racing:
+        """Make the race of an objective that is a mean over examples: the loss, or the agreement."""
+        n = len(self.encoded)
+        batches = calibration_batches(n, min(RACE_BATCHES, n), self.config.seed)
+        data, tokenizer = self.encoded.data, self.encoded.tokenizer
+        parts = [
+            encode(tokenizer, dataclasses.replace(data, dataset=data.dataset.select(rows)), self.encoded.max_seq_length)
+            for rows in batches
+        ]
+
+        def losses_of_batch(plans: Sequence[PruningPlan], batch: int) -> Sequence[Sequence[float]]:
+            if self.config.objective == "loss":
+                return [example_losses(score).tolist() for score in self.scores(plans, parts[batch])]
+            before = self.baseline.predictions[list(batches[batch])]
+            scores = self.scores(plans, parts[batch])
+            return [np.not_equal(score.predictions, before).astype(float).tolist() for score in scores]
+
+        return Racing(journaled_losses(losses_of_batch, journal), len(batches), self.config.racing_confidence)
+
+    def _values(self, score: TaskScore) -> Values:
+        found = compare(self.baseline, score, n_resamples=self.config.n_resamples, seed=self.config.seed)
+        name, metric = next(iter(score.metrics.items()))
+        difference = found.differences[name]
+        return {
+            "loss": score.loss,
+            "metric": metric.value,
+            "agreement": found.agreement,
+            "drop": -100 * difference.value,
+            "drop_worst": -100 * difference.ci95[0],
+        }
+
+
+def objective_of(
+    config: SearchConfig, known: Callable[[Sequence[PruningPlan]], Sequence[Values]]
+) -> Callable[[Sequence[PruningPlan]], list[float]]:
+    """Make the objective, a loss, from the values of plans."""
+    to_loss: dict[str, Callable[[Values], float]] = {
+        "loss": lambda values: values["loss"],
+        "metric": lambda values: -values["metric"],
+        "agreement": lambda values: 1 - values["agreement"],
+    }
+    return lambda plans: [to_loss[config.objective](values) for values in known(plans)]
+
+
+def score_plans(
+    config: Any,
+    model: nn.Module,
+    plans: Sequence[PruningPlan],
+    encoded: EncodedTask,
+    accelerator: Accelerator,
+    *,
+    n_resamples: int = 0,
+    description: str = "evaluate plans",
+) -> list[TaskScore]:
+    """Evaluate plans together, or one after the other where the model is of a kind that cannot share work."""
+    settings: dict[str, Any] = {
+        "accelerator": accelerator,
+        "batch_size": config.per_device_eval_batch_size,
+        "n_resamples": n_resamples,
+        "seed": config.seed,
+        "description": description,
+    }
+    try:
+        return evaluate_plans(model, plans, encoded, **settings)
+    except EvaluationError:
+        scores = []
+        for plan in plans:
+            with bypass(model, plan):
+                scores.append(evaluate(model, encoded, **settings))
+        return scores

@@ -1,0 +1,69 @@
+"""``score``: what each layer and sublayer of a model is worth, by one or more published scorers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+
+from prune_bert.config import ScoreConfig
+from prune_bert.evaluation import encode
+from prune_bert.importance import SiteScores, score_sites
+from prune_bert.pipeline.calibration import open_calibration
+from prune_bert.pipeline.measuring import show_notes
+from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
+from prune_bert.pipeline.session import open_accelerator
+from prune_bert.pipeline.workspace import Workspace
+from prune_bert.profiling import environment
+from prune_bert.report.site_scores import print_scores, write_scores
+
+
+def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
+    """Run the ``score`` verb: ``scores.json``, a table and a plot; each scorer is a step that is not done twice."""
+    accelerator, notes = open_accelerator(config)
+    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    session = open_calibration(config)
+    model = session.loaded.model
+    encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
+    workspace.open(run_fingerprint(config, model, session.calibration))
+
+    def score(name: str) -> SiteScores:
+        def compute() -> SiteScores:
+            return score_sites(
+                model,
+                encoded,
+                scorer=name,
+                components=config.components,
+                norm=config.norm,
+                accelerator=accelerator,
+                batch_size=config.per_device_eval_batch_size,
+            )
+
+        return workspace.step(f"score {name}", compute, SiteScores.to_dict, SiteScores.from_dict)
+
+    scores = [score(name) for name in config.scorer]
+    notes = (*notes, *session.notes)
+    if accelerator.is_main_process:
+        record = {
+            "model": session.loaded.name,
+            "task": session.calibration.spec.name,
+            "source": session.calibration.source,
+            "n": len(session.calibration.dataset),
+            "norm": config.norm,
+            "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
+            "notes": list(notes),
+            "environment": environment(accelerator.device, config.mixed_precision),
+            "command": shlex.join(argv),
+            "config": config_dict(config),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        (workspace.directory / "scores.json").write_text(text, encoding="utf-8")
+        write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
+        write_config(config, workspace.directory)
+    target = workspace.finish()
+    if accelerator.is_main_process:
+        show_notes(notes)
+        print_scores(scores)
+        sys.stdout.write(f"written to {target}\n")
+    return 0

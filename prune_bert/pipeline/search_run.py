@@ -1,0 +1,121 @@
+"""A search on its way, and the journal that outlives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from prune_bert.architectures import find_encoder
+from prune_bert.config import SearchConfig
+from prune_bert.evaluation import EncodedTask
+from prune_bert.pipeline.calibration import CalibrationSession
+from prune_bert.pipeline.outputs import run_fingerprint
+from prune_bert.pipeline.search_choices import Choices
+from prune_bert.pipeline.workspace import Workspace
+from prune_bert.plan import Site
+from prune_bert.search import Journal
+
+# What the values of a plan depend on, beside the plan, the weights and the data. Not the budget, the strategy or the
+# objective: with others of them a search goes on from what the journal knows.
+_OF_THE_VALUES = (
+    "max_seq_length",
+    "max_calibration_samples",
+    "per_device_eval_batch_size",
+    "mixed_precision",
+    "device",
+    "attn_implementation",
+    "n_resamples",
+    "seed",
+)
+_BUDGET = (
+    "max_accuracy_drop",
+    "respect_interval",
+    "min_speedup",
+    "max_latency_ms",
+    "max_parameters",
+    "keep_layers",
+)
+
+
+@dataclass
+class SearchRun:
+    """One search on its way.
+
+    Attributes:
+        config: What was asked for.
+        choices: The same with nothing left open.
+        command: The command line.
+        accelerator: Device, precision and processes.
+        workspace: Where finished steps lie.
+        session: The model and its data.
+        encoded: The calibration slice, tokenised.
+        sites: What may go.
+        notes: What a reader of the results should know; grows on the way.
+    """
+
+    config: SearchConfig
+    choices: Choices
+    command: str
+    accelerator: Accelerator
+    workspace: Workspace
+    session: CalibrationSession
+    encoded: EncodedTask
+    sites: tuple[Site, ...]
+    notes: list[str]
+
+    @property
+    def model(self) -> nn.Module:
+        """The unpruned model."""
+        return self.session.loaded.model
+
+    @property
+    def depth(self) -> int:
+        """How many layers it has."""
+        return len(find_encoder(self.model).layers)
+
+
+def journal_path(config: SearchConfig) -> Path:
+    """Give the file beside ``output_dir`` in which a search that was killed finds what it had evaluated."""
+    target = Path(config.output_dir).expanduser().absolute()
+    return target.with_name(f".{target.name}.journal.jsonl")
+
+
+@contextmanager
+def open_journal(config: SearchConfig, session: CalibrationSession, accelerator: Accelerator) -> Iterator[Journal]:
+    """Open the journal on the main process, and give the others what it knows.
+
+    An empty journal is not left behind.
+
+    Raises:
+        SearchError: It is another run's, or another search is at work on it.
+    """
+    fingerprint = run_fingerprint(config, session.loaded.model, session.calibration)
+    fingerprint["settings"] = {name: fingerprint["settings"][name] for name in _OF_THE_VALUES}
+    path = journal_path(config)
+    opened = Journal.open(path, fingerprint) if accelerator.is_main_process else Journal.replica({})
+    journal = opened
+    if accelerator.num_processes > 1:
+        known = [dict(opened.known)]
+        broadcast_object_list(known)
+        journal = opened if accelerator.is_main_process else Journal.replica(known[0])
+    try:
+        yield journal
+    finally:
+        if accelerator.is_main_process:
+            if not journal.known:
+                path.unlink(missing_ok=True)
+            journal.close()
+
+
+def result_fingerprint(config: SearchConfig, session: CalibrationSession) -> Mapping[str, Any]:
+    """Give what the finished steps of a search depend on: all but the budget, which only chooses among them."""
+    fingerprint = run_fingerprint(config, session.loaded.model, session.calibration, session.validation)
+    settings = {name: value for name, value in fingerprint["settings"].items() if name not in _BUDGET}
+    return fingerprint | {"settings": settings}
