@@ -360,3 +360,40 @@ def test_a_search_runs_again_from_its_config(flags, capsys, no_pictures):
     other = flags["output_dir"].with_name("again")
     assert main(["search", "--config", str(path), "--output_dir", str(other)]) == 0
     assert json.loads((other / "search.json").read_text())["search"]["path"] == first["search"]["path"]
+
+
+@pytest.fixture
+def unlabelled(tmp_path, data_dir):
+    """The same sentences without their labels, as files of the user's own."""
+    for split in ("train", "dev"):
+        rows = (data_dir / f"{split}.tsv").read_text().splitlines()
+        (tmp_path / f"{split}.tsv").write_text("\n".join(row.split("\t")[0] for row in rows) + "\n")
+    return {
+        "task_name": None,
+        "data_dir": None,
+        "train_file": tmp_path / "train.tsv",
+        "validation_file": tmp_path / "dev.tsv",
+        "text_columns": "sentence",
+    }
+
+
+def test_without_labels_the_search_keeps_the_unpruned_models_predictions(flags, unlabelled, capsys):
+    code, out, err = run("search", flags, capsys, **unlabelled, objective="agreement", max_accuracy_drop=100)
+    assert code == 0, err
+    assert "the data have no labels" in out
+    found = result(flags)
+    for point in found["front"]:
+        assert 0 <= point["validation"]["value"] <= 1
+    assert found["chosen"]
+
+
+def test_without_labels_some_things_cannot_be_had(flags, unlabelled, capsys):
+    for changes in ({"objective": "loss"}, {"objective": "agreement", "strategy": "one_shot", "scorer": "taylor"}):
+        code, _, err = run("search", flags, capsys, **unlabelled, **changes)
+        assert code == 2
+        assert "need text_columns and label_column" in err
+    code, _, err = run("score", flags, capsys, **unlabelled, scorer="fisher")
+    assert code == 2
+    assert "need text_columns and label_column" in err
+    code, _, err = run("score", flags, capsys, **unlabelled, scorer="block_influence")
+    assert code == 0, err

@@ -6,7 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import Accelerator
+
 from prune_bert.checkpoint import LoadedModel, load_model
+from prune_bert.evaluation import encode
+from prune_bert.pipeline.measuring import score_model
 from prune_bert.pipeline.session import load_data, model_settings
 from prune_bert.search import SearchError
 from prune_bert.tasks import TaskData, align_labels
@@ -32,8 +36,11 @@ class CalibrationSession:
     notes: tuple[str, ...]
 
 
-def open_calibration(config: Any) -> CalibrationSession:
+def open_calibration(config: Any, accelerator: Accelerator, *, needs_labels: bool = True) -> CalibrationSession:
     """Load the model of a config, its calibration slice and its validation data.
+
+    The user's own data may come without labels where nothing needs them. The unpruned model's predictions are then
+    the labels, so that every accuracy is the agreement with it.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
@@ -42,14 +49,38 @@ def open_calibration(config: Any) -> CalibrationSession:
     """
     if config.validation_file is not None and config.train_file is None:
         raise SearchError("there is no train split to choose on: give --train_file beside --validation_file")
-    data = load_data(config, ("train", config.eval_split), {"train": config.max_calibration_samples})
+    unlabelled = config.task_name is None and config.label_column is None and not needs_labels
+    splits, limits = ("train", config.eval_split), {"train": config.max_calibration_samples}
+    if unlabelled:
+        loaded = load_model(config.model_name_or_path, **model_settings(config))
+        data = load_data(config, splits, limits, list(_names(loaded).values()))
+    else:
+        data = load_data(config, splits, limits)
+        loaded = load_model(config.model_name_or_path, **model_settings(config))
     calibration, overlap = without_overlap(data["train"], data[config.eval_split])
-    loaded = load_model(config.model_name_or_path, **model_settings(config))
-    names = loaded.model.config.id2label or {}
-    calibration, _ = align_labels(calibration, names)
-    validation, note = align_labels(data[config.eval_split], names)
+    calibration, _ = align_labels(calibration, _names(loaded))
+    validation, note = align_labels(data[config.eval_split], _names(loaded))
+    if unlabelled:
+        calibration, validation = (
+            _self_labelled(config, loaded, split, accelerator) for split in (calibration, validation)
+        )
+        note = "the data have no labels: every accuracy is the share of examples on which the unpruned model agrees"
     notes = (*loaded.notes, *((note,) if note else ()), *overlap)
     return CalibrationSession(loaded, calibration, validation, notes)
+
+
+def _names(loaded: LoadedModel) -> dict[int, str]:
+    """Give the model's labels by id."""
+    names: dict[Any, str] = loaded.model.config.id2label or {}
+    return {int(key): names[key] for key in sorted(names, key=int)}
+
+
+def _self_labelled(config: Any, loaded: LoadedModel, data: TaskData, accelerator: Accelerator) -> TaskData:
+    """Take the unpruned model's predictions for labels."""
+    encoded = encode(loaded.tokenizer, data, config.max_seq_length)
+    score = score_model(config, loaded.model, encoded, accelerator, f"label {data.split}")
+    labelled = data.dataset.remove_columns("label").add_column("label", score.predictions)
+    return dataclasses.replace(data, dataset=labelled)
 
 
 def without_overlap(calibration: TaskData, validation: TaskData) -> tuple[TaskData, tuple[str, ...]]:

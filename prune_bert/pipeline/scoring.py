@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prune_bert.config import ScoreConfig
 from prune_bert.evaluation import encode
-from prune_bert.importance import SiteScores, score_sites
+from prune_bert.importance import SCORERS, SiteScores, score_sites
 from prune_bert.pipeline.calibration import open_calibration
 from prune_bert.pipeline.measuring import show_notes
 from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
@@ -23,7 +23,8 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
     """Run the ``score`` verb: ``scores.json``, a table and a plot; each scorer is a step that is not done twice."""
     accelerator, notes = open_accelerator(config)
     workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
-    session = open_calibration(config)
+    needs_labels = any(SCORERS[name].needs_labels for name in config.scorer)
+    session = open_calibration(config, accelerator, needs_labels=needs_labels)
     model = session.loaded.model
     encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
     workspace.open(run_fingerprint(config, model, session.calibration))

@@ -15,7 +15,7 @@ from torch import nn
 from prune_bert.architectures import find_encoder
 from prune_bert.config import SearchConfig
 from prune_bert.evaluation import TaskScore, encode
-from prune_bert.importance import SiteScores, score_sites
+from prune_bert.importance import SCORERS, SiteScores, score_sites
 from prune_bert.pipeline.calibration import open_calibration
 from prune_bert.pipeline.front import candidates, count_parameters, measure_parts, shown_front
 from prune_bert.pipeline.front_points import front_points
@@ -55,7 +55,9 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     choices = settle(config)
     accelerator, notes = open_accelerator(config)
     workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
-    session = open_calibration(config)
+    scorer = SCORERS[choices.scorer]
+    needs_labels = config.objective != "agreement" or (choices.strategy == "one_shot" and scorer.needs_labels)
+    session = open_calibration(config, accelerator, needs_labels=needs_labels)
     depth = len(find_encoder(session.loaded.model).layers)
     choices.budget.check(depth=depth, whole_layers=choices.whole_layers)
     check_length(session.loaded.model, config.sequence_length)

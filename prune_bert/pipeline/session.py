@@ -109,9 +109,18 @@ def model_settings(config: ModelOptions) -> dict[str, Any]:
 
 
 def load_data(
-    config: TaskOptions, splits: Sequence[str], max_samples: dict[str, int] | None = None
+    config: TaskOptions,
+    splits: Sequence[str],
+    max_samples: dict[str, int] | None = None,
+    placeholders: Sequence[str] | None = None,
 ) -> dict[str, TaskData]:
     """Load splits of the task that a config names.
+
+    Args:
+        config: The task, and where its data are.
+        splits: Their names.
+        max_samples: At most how many rows of a split.
+        placeholders: The model's labels, where the data have none and take the first as a placeholder.
 
     Raises:
         TaskError: If the data cannot be loaded.
@@ -126,9 +135,10 @@ def load_data(
         validation_file=config.validation_file,
         text_columns=config.text_columns,
         label_column=config.label_column,
-        labels=config.label_names,
+        labels=config.label_names if placeholders is None else placeholders,
         splits=splits,
         max_samples=limits,
+        unlabelled=placeholders is not None,
     )
 
 

@@ -26,6 +26,8 @@ from prune_bert.tasks.table import TaskError, TaskSpec, find_task, nearest
 FileName = str | PathLike[str]
 Reader = Callable[[str], Table]
 
+PLACEHOLDER_COLUMN = "label of no column"
+
 
 def load_task(
     task_name: str | None = None,
@@ -39,13 +41,13 @@ def load_task(
     max_samples: Mapping[str, int] | None = None,
     labels: Sequence[str] | None = None,
     revision: str | None = None,
+    unlabelled: bool = False,
 ) -> dict[str, TaskData]:
     """Load splits, by name, of a task of the table or of a task of the user's own.
 
-    The data come from `data_dir` (a folder with GLUE's official files, the GLUE folder itself, or a folder
-    saved by `datasets`), or from the files named; else `reviews` is in the package and GLUE on the hub.
-    Class names of the user's own data are inferred over the splits loaded together unless given (see
-    `infer_labels`), so load training and validation data in one call.
+    The data come from `data_dir` (GLUE's official files, or a folder saved by `datasets`), or from the files named;
+    else `reviews` is in the package and GLUE on the hub. Class names of the user's own data are inferred over the
+    splits loaded together (see `infer_labels`), so load training and validation data in one call.
 
     Args:
         task_name: A name of the task table; none for a task of the user's own.
@@ -56,18 +58,19 @@ def load_task(
         label_column: The label's column, where it is not the table's.
         splits: The splits wanted.
         max_samples: At most how many rows of a split to keep, evenly spaced.
-        labels: Class names in the order of their ids: the data's own names in another order, or other names
-            for the same ids. Empty for a regression on a task of the user's own.
+        labels: Class names in the order of their ids, or other names for the same ids. Empty for a regression.
         revision: The revision of the hub's data set.
+        unlabelled: The user's own data have no label column: every row gets the first of `labels`, as a placeholder.
 
     Raises:
         TaskError: Something is missing, misspelt, malformed or contradictory.
     """
-    spec = None if task_name is None else find_task(task_name)
-    samples = dict(max_samples or {})
+    spec, samples = None if task_name is None else find_task(task_name), dict(max_samples or {})
     _check_request(spec, splits, samples, text_columns)
     read = _choose_reader(spec, data_dir, {"train": train_file, "validation": validation_file}, revision)
     tables = {split: read(split) for split in splits}
+    if unlabelled:
+        tables, label_column = _with_placeholder(tables, (labels or ("0",))[0]), PLACEHOLDER_COLUMN
     if spec is None:
         name = Path(data_dir or validation_file or train_file or "").absolute().stem
         spec = chosen = _own_spec(name, tables, text_columns, label_column, labels)
@@ -75,6 +78,15 @@ def load_task(
         chosen = _override(spec, text_columns, label_column, labels)
     return {
         split: to_task_data(table, chosen, split, spec.labels, samples.get(split)) for split, table in tables.items()
+    }
+
+
+def _with_placeholder(tables: Mapping[str, Table], label: str) -> dict[str, Table]:
+    """Give tables without labels a column of one label, to be replaced by whoever asked for it."""
+    rows = {split: len(next(iter(table.columns.values()), ())) for split, table in tables.items()}
+    return {
+        split: replace(table, columns={**table.columns, PLACEHOLDER_COLUMN: [label] * rows[split]})
+        for split, table in tables.items()
     }
 
 
