@@ -40,14 +40,14 @@ class RunConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ModelOptions, TaskOptions, RuntimeOptions, OutputOptions, TrackingOptions, Config):
+class EvaluateConfig(ModelOptions, TaskOptions, RuntimeOptions, OutputOptions, Config):
     """Score a model on a task, whole or with a plan's sites bypassed."""
 
     plan: str | None = field(default=None, metadata=ABOUT_PLAN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(ModelOptions, RuntimeOptions, ProfileOptions, OutputOptions, TrackingOptions, Config):
+class BenchmarkConfig(ModelOptions, RuntimeOptions, ProfileOptions, OutputOptions, Config):
     """Measure a model's latency with and without a plan's sites; needs no task."""
 
     plan: str = field(metadata=ABOUT_PLAN)
