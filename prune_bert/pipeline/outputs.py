@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 from torch import nn
 
+from prune_bert import __version__
 from prune_bert.config import Config, dump
 from prune_bert.evaluation import TaskScore
 from prune_bert.plan import PruningPlan
@@ -49,9 +50,14 @@ def write_config(config: Config, directory: Path) -> Path:
 
 
 def run_fingerprint(config: Config, model: nn.Module, *data: TaskData) -> dict[str, Any]:
-    """Give what a run's results depend on: the settings, the weights and the data."""
+    """Give what a run's results depend on: the version, the settings, the weights and the data."""
     settings = {key: value for key, value in config_dict(config).items() if key not in _NOT_OF_THE_RESULT}
-    return {"settings": settings, "weights": weights_fingerprint(model), "data": [_digest(item) for item in data]}
+    return {
+        "version": __version__,
+        "settings": settings,
+        "weights": weights_fingerprint(model),
+        "data": [_digest(item) for item in data],
+    }
 
 
 def config_dict(config: Config) -> dict[str, Any]:
