@@ -20,13 +20,13 @@ from conftest import WORDS, make_tiny_bert
 from prune_bert.architectures import ArchitectureError, find_encoder
 from prune_bert.errors import UserError
 from prune_bert.evaluation import EvaluationError, encode
+from prune_bert.evaluation import plans as plan_evaluation
 from prune_bert.importance import (
     SCORERS,
     BlockScores,
     ImportanceError,
     Score,
     SiteScores,
-    leaving_out,
     score_blocks,
     score_sites,
 )
@@ -183,7 +183,7 @@ def test_where_plans_cannot_share_work_the_loss_increase_takes_them_one_by_one(e
     def refuse(*args, **kwargs):
         raise EvaluationError("not this one")
 
-    monkeypatch.setattr(leaving_out, "evaluate_plans", refuse)
+    monkeypatch.setattr(plan_evaluation, "evaluate_plans", refuse)
     np.testing.assert_allclose(
         values(score_sites(tiny_bert, encoded, scorer="loss_increase")), values(shared), atol=1e-6
     )

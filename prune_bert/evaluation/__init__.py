@@ -9,7 +9,7 @@ from prune_bert.evaluation.encoding import (
 )
 from prune_bert.evaluation.evaluating import compare, evaluate
 from prune_bert.evaluation.plan_tree import count_layer_passes
-from prune_bert.evaluation.plans import evaluate_plans
+from prune_bert.evaluation.plans import evaluate_each, evaluate_plans
 from prune_bert.evaluation.progress import with_progress
 from prune_bert.evaluation.scores import Comparison, MetricValue, TaskScore
 
@@ -24,6 +24,7 @@ __all__ = [
     "count_layer_passes",
     "encode",
     "evaluate",
+    "evaluate_each",
     "evaluate_plans",
     "length_sorted_batches",
     "with_progress",

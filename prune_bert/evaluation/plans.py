@@ -12,14 +12,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prune_bert.architectures import find_encoder
-from prune_bert.evaluation.encoding import EncodedTask
-from prune_bert.evaluation.evaluating import fitting_task, references_of, score_logits
+from prune_bert.evaluation.encoding import EncodedTask, EvaluationError
+from prune_bert.evaluation.evaluating import evaluate, fitting_task, references_of, score_logits
 from prune_bert.evaluation.inference import predict_logits
 from prune_bert.evaluation.plan_forward import plan_forward
 from prune_bert.evaluation.plan_tree import PlanTree, plan_tree
 from prune_bert.evaluation.scores import TaskScore
 from prune_bert.plan import PruningPlan
 from prune_bert.profiling import eval_mode
+from prune_bert.surgery import bypass
 from prune_bert.tasks import METRICS, TaskData
 
 
@@ -73,6 +74,30 @@ def evaluate_plans(
         logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
     scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)
     return [scores[end] for end in tree.end_of]
+
+
+def evaluate_each(
+    model: nn.Module, plans: Sequence[PruningPlan], data: TaskData | EncodedTask, **settings: Any
+) -> list[TaskScore]:
+    """Score a classifier under each of many plans: together, or one after the other where they cannot share work.
+
+    Args:
+        model: The model.
+        plans: The plans.
+        data: The task.
+        **settings: The keywords that `evaluate` and `evaluate_plans` have in common.
+
+    Raises:
+        EvaluationError: What `evaluate` raises.
+    """
+    try:
+        return evaluate_plans(model, plans, data, **settings)
+    except EvaluationError:
+        scores = []
+        for plan in plans:
+            with bypass(model, plan):
+                scores.append(evaluate(model, data, **settings))
+        return scores
 
 
 def _scores(

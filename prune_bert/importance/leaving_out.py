@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from prune_bert.evaluation import TaskScore, evaluate, evaluate_plans
-from prune_bert.evaluation.encoding import EvaluationError
+from prune_bert.evaluation import TaskScore, evaluate_each
 from prune_bert.importance.calibration import Calibration
 from prune_bert.importance.scores import Score, mean_scores
 from prune_bert.plan import PruningPlan, Site
-from prune_bert.surgery import bypass
 
 
 def loss_increase(calibration: Calibration) -> dict[Site, Score]:
@@ -32,19 +30,15 @@ def loss_increase(calibration: Calibration) -> dict[Site, Score]:
 
 
 def _evaluated(calibration: Calibration, plans: Sequence[PruningPlan]) -> list[TaskScore]:
-    """Evaluate plans together, or one after the other where the model is of a kind that cannot share work."""
-    model, encoded = calibration.model, calibration.encoded
-    accelerator, batch_size, description = calibration.accelerator, calibration.batch_size, calibration.name
-    try:
-        return evaluate_plans(
-            model, plans, encoded, accelerator=accelerator, batch_size=batch_size, description=description
-        )
-    except EvaluationError:
-        scores = []
-        for plan in plans:
-            with bypass(model, plan):
-                scores.append(evaluate(model, encoded, accelerator=accelerator, batch_size=batch_size, n_resamples=0))
-        return scores
+    return evaluate_each(
+        calibration.model,
+        plans,
+        calibration.encoded,
+        accelerator=calibration.accelerator,
+        batch_size=calibration.batch_size,
+        n_resamples=0,
+        description=calibration.name,
+    )
 
 
 def example_losses(score: TaskScore) -> NDArray[np.float64]:

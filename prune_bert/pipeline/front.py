@@ -11,29 +11,13 @@ from torch import nn
 
 from prune_bert.architectures import ArchitectureError
 from prune_bert.config import ModelOptions, RuntimeOptions, SearchConfig, TaskOptions
+from prune_bert.pipeline.measuring import time_plans
 from prune_bert.plan import NormRule, PruningPlan, Site
-from prune_bert.profiling import LatencyPoint, profile_model
 from prune_bert.search import Candidate, LatencyTable, layers_left, pareto_front, sites_of
 from prune_bert.surgery import bypass
 
 MOST_POINTS = 12
 """Points on the front that are measured end to end: more than a reader compares."""
-
-
-def time_plans(config: SearchConfig, model: nn.Module, plans: Mapping[str, PruningPlan]) -> list[LatencyPoint]:
-    """Time plans in turns, the first being the baseline. The bypasses are made once: entering one moves references."""
-    made = {name: bypass(model, plan) for name, plan in plans.items()}
-    return profile_model(
-        {name: lambda one=one: one for name, one in made.items()},  # type: ignore[misc]
-        batch_sizes=(config.batch_size,),
-        sequence_lengths=(config.sequence_length,),
-        rounds=config.profile_rounds,
-        warmup=config.profile_warmup,
-        mixed_precision=config.mixed_precision,
-        seed=config.seed,
-        n_resamples=config.n_resamples,
-        progress=True,
-    )
 
 
 def measure_parts(config: SearchConfig, model: nn.Module, depth: int, *, whole_layers: bool) -> LatencyTable:
@@ -53,7 +37,8 @@ def measure_parts(config: SearchConfig, model: nn.Module, depth: int, *, whole_l
                 raise
         else:
             plans[component] = plan
-    taken = {point.variant: point.p50_ms for point in time_plans(config, model, plans)}
+    points = time_plans(config, model, plans, (config.batch_size,), (config.sequence_length,))
+    taken = {point.variant: point.p50_ms for point in points}
     return LatencyTable.from_timings(
         batch_size=config.batch_size,
         sequence_length=config.sequence_length,

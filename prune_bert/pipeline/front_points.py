@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from prune_bert.evaluation import TaskScore, compare, encode
-from prune_bert.pipeline.front import prune_command, time_plans
+from prune_bert.pipeline.front import prune_command
+from prune_bert.pipeline.measuring import time_plans, timing_step
 from prune_bert.pipeline.plan_values import score_plans
 from prune_bert.pipeline.search_run import SearchRun
 from prune_bert.plan import PruningPlan
@@ -81,25 +80,12 @@ def _validated(run: SearchRun, plans: Sequence[PruningPlan]) -> list[TaskScore]:
 
 
 def _timed(run: SearchRun, plans: Sequence[PruningPlan]) -> list[LatencyPoint]:
-    def compute() -> list[LatencyPoint]:
-        if not run.accelerator.is_main_process:
-            return []
-        return time_plans(run.config, run.model, {str(plan): plan for plan in plans})
-
-    def decode(stored: list[dict[str, Any]]) -> list[LatencyPoint]:
-        return [
-            LatencyPoint(
-                **{
-                    **item,
-                    "samples_ms": tuple(item["samples_ms"]),
-                    "speedup_ci95": (item["speedup_ci95"][0], item["speedup_ci95"][1]),
-                }
-            )
-            for item in stored
-        ]
-
-    return run.workspace.step(
-        f"latency {_digest(plans)}", compute, lambda points: [asdict(point) for point in points], decode
+    config, named = run.config, {str(plan): plan for plan in plans}
+    return timing_step(
+        run.workspace,
+        run.accelerator,
+        f"latency {_digest(plans)}",
+        lambda: time_plans(config, run.model, named, (config.batch_size,), (config.sequence_length,)),
     )
 
 

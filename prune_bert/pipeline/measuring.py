@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
-from prune_bert.config import ProfileOptions
 from prune_bert.evaluation import EncodedTask, TaskScore, evaluate
+from prune_bert.pipeline.workspace import Workspace
 from prune_bert.plan import PruningPlan
 from prune_bert.profiling import LatencyPoint, profile_model
 from prune_bert.surgery import bypass
@@ -31,24 +32,52 @@ def score_model(
     )
 
 
-def profile_plan(config: Any, model: nn.Module, plan: PruningPlan) -> list[LatencyPoint]:
-    """Time a model with and without a plan's sites, in turns.
+def time_plans(
+    config: Any,
+    model: nn.Module,
+    plans: Mapping[str, PruningPlan],
+    batch_sizes: Sequence[int],
+    sequence_lengths: Sequence[int],
+) -> list[LatencyPoint]:
+    """Time a model under plans in turns, the first being the baseline.
 
     The bypasses are made once: entering one again only moves references.
     """
-    grid: ProfileOptions = config
-    baseline, pruned = bypass(model, PruningPlan()), bypass(model, plan)
+    made = {name: bypass(model, plan) for name, plan in plans.items()}
     return profile_model(
-        {"baseline": lambda: baseline, "pruned": lambda: pruned},
-        batch_sizes=grid.profile_batch_sizes,
-        sequence_lengths=grid.profile_sequence_lengths,
-        rounds=grid.profile_rounds,
-        warmup=grid.profile_warmup,
+        {name: lambda one=one: one for name, one in made.items()},  # type: ignore[misc]
+        batch_sizes=batch_sizes,
+        sequence_lengths=sequence_lengths,
+        rounds=config.profile_rounds,
+        warmup=config.profile_warmup,
         mixed_precision=config.mixed_precision,
         seed=config.seed,
         n_resamples=config.n_resamples,
         progress=True,
     )
+
+
+def profile_plan(config: Any, model: nn.Module, plan: PruningPlan) -> list[LatencyPoint]:
+    """Time a model with and without a plan's sites, in turns, on the grid of the config."""
+    plans = {"baseline": PruningPlan(), "pruned": plan}
+    return time_plans(config, model, plans, config.profile_batch_sizes, config.profile_sequence_lengths)
+
+
+def timing_step(
+    workspace: Workspace, accelerator: Accelerator, name: str, time: Callable[[], list[LatencyPoint]]
+) -> list[LatencyPoint]:
+    """Make a step of a run of timings, taken on the main process alone."""
+    return workspace.step(
+        name,
+        lambda: time() if accelerator.is_main_process else [],
+        lambda points: [asdict(point) for point in points],
+        lambda stored: [_point(item) for item in stored],
+    )
+
+
+def _point(stored: dict[str, Any]) -> LatencyPoint:
+    samples, (low, high) = tuple(stored["samples_ms"]), stored["speedup_ci95"]
+    return LatencyPoint(**{**stored, "samples_ms": samples, "speedup_ci95": (low, high)})
 
 
 def show_notes(notes: Iterable[str]) -> None:

@@ -12,11 +12,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from prune_bert.config import SearchConfig
-from prune_bert.evaluation import EncodedTask, EvaluationError, TaskScore, compare, encode, evaluate, evaluate_plans
+from prune_bert.evaluation import EncodedTask, TaskScore, compare, encode, evaluate_each
 from prune_bert.importance.leaving_out import example_losses
 from prune_bert.plan import PruningPlan
 from prune_bert.search import Journal, Racing, SearchProgress, calibration_batches, journaled_losses
-from prune_bert.surgery import bypass
 
 RACE_BATCHES = 8
 
@@ -113,19 +112,14 @@ def score_plans(
     n_resamples: int = 0,
     description: str = "evaluate plans",
 ) -> list[TaskScore]:
-    """Evaluate plans together, or one after the other where the model is of a kind that cannot share work."""
-    settings: dict[str, Any] = {
-        "accelerator": accelerator,
-        "batch_size": config.per_device_eval_batch_size,
-        "n_resamples": n_resamples,
-        "seed": config.seed,
-        "description": description,
-    }
-    try:
-        return evaluate_plans(model, plans, encoded, **settings)
-    except EvaluationError:
-        scores = []
-        for plan in plans:
-            with bypass(model, plan):
-                scores.append(evaluate(model, encoded, **settings))
-        return scores
+    """Evaluate plans with the knobs of a config."""
+    return evaluate_each(
+        model,
+        plans,
+        encoded,
+        accelerator=accelerator,
+        batch_size=config.per_device_eval_batch_size,
+        n_resamples=n_resamples,
+        seed=config.seed,
+        description=description,
+    )

@@ -6,7 +6,7 @@ import datetime
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from prune_bert.checkpoint import directory_bytes, save_pruned, tensor_bytes
 from prune_bert.config import RunConfig
 from prune_bert.evaluation import TaskScore, compare, encode
-from prune_bert.pipeline.measuring import profile_plan, score_model
+from prune_bert.pipeline.measuring import profile_plan, score_model, timing_step
 from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config, write_plan, write_predictions
 from prune_bert.pipeline.session import TaskSession, open_accelerator, open_task, read_plan
 from prune_bert.pipeline.workspace import Workspace, working_directory
@@ -138,27 +138,11 @@ def _profile(run: _Run) -> None:
     """Time the baseline and the pruned model in turns, on the main process."""
     if not run.config.profile:
         return
-    model, config = nn.Module.to(run.session.loaded.model, run.accelerator.device), run.config
-
-    def compute() -> list[LatencyPoint]:
-        if not run.accelerator.is_main_process:
-            return []
-        return profile_plan(config, model, run.plan)
-
-    points = run.workspace.step(
-        "latency",
-        compute,
-        lambda points: [asdict(point) for point in points],
-        lambda stored: [_point(item) for item in stored],
-    )
+    model = nn.Module.to(run.session.loaded.model, run.accelerator.device)
+    points = timing_step(run.workspace, run.accelerator, "latency", lambda: profile_plan(run.config, model, run.plan))
     for name in ("baseline", "pruned"):
         run.latency[name] = tuple(point for point in points if point.variant == name)
     run.accelerator.wait_for_everyone()
-
-
-def _point(stored: dict[str, Any]) -> LatencyPoint:
-    samples, (low, high) = tuple(stored["samples_ms"]), stored["speedup_ci95"]
-    return LatencyPoint(**{**stored, "samples_ms": samples, "speedup_ci95": (low, high)})
 
 
 def _drop_and_save(run: _Run) -> None:
