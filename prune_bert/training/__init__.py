@@ -1,5 +1,6 @@
 """Gradient training on accelerate: fine-tuning, with checkpoints that resume exactly."""
 
+from prune_bert.training.examples import TrainingExamples, task_examples, training_examples
 from prune_bert.training.loop import train
 from prune_bert.training.losses import LossFunction, classification_loss, regression_loss
 from prune_bert.training.settings import HistoryPoint, TrainingError, TrainResult, TrainSettings
@@ -12,8 +13,11 @@ __all__ = [
     "TrainResult",
     "TrainSettings",
     "TrainingError",
+    "TrainingExamples",
     "classification_loss",
     "clear_checkpoints",
     "regression_loss",
+    "task_examples",
     "train",
+    "training_examples",
 ]

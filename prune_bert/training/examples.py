@@ -24,6 +24,10 @@ class TrainingExamples:
     labels: np.ndarray  # (examples,)
     inputs: frozenset[str]
 
+    def __len__(self) -> int:
+        """Count the examples."""
+        return len(self.labels)
+
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the model's inputs for some examples, padded to their longest, and their ``labels``."""
         padded = self.encoded.batch(indices)
@@ -36,8 +40,10 @@ class TrainingExamples:
         return data_fingerprint([self.labels, *(np.array(row, dtype=np.int64) for row in ids)])
 
 
-def training_examples(model: nn.Module, data: TaskData, tokenizer: Any, settings: TrainSettings) -> TrainingExamples:
-    """Tokenise a task's examples for training.
+def training_examples(
+    model: nn.Module, data: TaskData, tokenizer: Any, settings: TrainSettings, *, labelled: bool = True
+) -> TrainingExamples:
+    """Tokenise a task's examples for training; see `task_examples`.
 
     Raises:
         TrainingError: There are none, fewer than one batch, or a label that the model has no output for.
@@ -51,11 +57,25 @@ def training_examples(model: nn.Module, data: TaskData, tokenizer: Any, settings
             f"per_device_train_batch_size is {batch_size}, but {data.source} has only {count} {data.split} "
             f"examples; lower it to {count} or less"
         )
-    labels = np.asarray(data.dataset["label"][:], dtype=np.float32 if data.spec.regression else np.int64)
+    return task_examples(model, data, tokenizer, settings.max_seq_length, labelled=labelled)
+
+
+def task_examples(
+    model: nn.Module, data: TaskData, tokenizer: Any, max_seq_length: int, *, labelled: bool = True
+) -> TrainingExamples:
+    """Tokenise a task's examples; unlabelled ones may hold anything as label or nothing, and all get label 0.
+
+    Raises:
+        TrainingError: A label that the model has no output for.
+        EvaluationError: ``max_seq_length`` is over the tokenizer's or the model's.
+    """
     plain = _without_peft(model)
-    _check_labels(labels, data, int(plain.config.num_labels))
-    check_sequence_length(settings.max_seq_length, tokenizer, plain)
-    encoded = encode(tokenizer, data, settings.max_seq_length)
+    labels = np.zeros(len(data.dataset), dtype=np.int64)
+    if labelled:
+        labels = np.asarray(data.dataset["label"][:], dtype=np.float32 if data.spec.regression else np.int64)
+        _check_labels(labels, data, int(plain.config.num_labels))
+    check_sequence_length(max_seq_length, tokenizer, plain)
+    encoded = encode(tokenizer, data, max_seq_length)
     accepted = set(inspect.signature(plain.forward).parameters)  # DistilBERT's has no token types
     return TrainingExamples(encoded, labels, frozenset(accepted & set(encoded.features)))
 
@@ -78,12 +98,17 @@ def _check_labels(labels: np.ndarray, data: TaskData, num_labels: int) -> None:
                 "outputs; load the model with num_labels=1"
             )
         if not np.isfinite(labels).all():
-            row = int(np.flatnonzero(~np.isfinite(labels))[0])
+            row = _row(data, np.flatnonzero(~np.isfinite(labels))[0])
             raise TrainingError(f"row {row} of {data.source} ({data.split}) has no number as its label")
         return
     outside = np.flatnonzero((labels < 0) | (labels >= num_labels))
     if outside.size:
         raise TrainingError(
-            f"row {outside[0]} of {data.source} ({data.split}) has label {labels[outside[0]]}, but the "
+            f"row {_row(data, outside[0])} of {data.source} ({data.split}) has label {labels[outside[0]]}, but the "
             f"model's head knows 0 to {num_labels - 1}; load the model with as many labels as the task has"
         )
+
+
+def _row(data: TaskData, position: int) -> int:
+    """Return the number of a row in the whole split, also where the data are a part of it."""
+    return int(data.dataset["idx"][int(position)]) if "idx" in data.dataset.column_names else int(position)

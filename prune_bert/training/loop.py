@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from prune_bert.tasks import TaskData
 from prune_bert.training import state
-from prune_bert.training.batches import BatchOrder, learning_rate_factor, share
+from prune_bert.training.batches import learning_rate_factor, share
 from prune_bert.training.examples import TrainingExamples, training_examples
 from prune_bert.training.losses import LossFunction, classification_loss, regression_loss
 from prune_bert.training.progress import training_progress
 from prune_bert.training.run import (
     Record,
     Run,
+    Validation,
+    batch_order,
     prepared_model,
     random_state_kept,
     restore_run,
@@ -32,15 +35,14 @@ from prune_bert.training.run import (
     trainable_parameters,
 )
 from prune_bert.training.settings import HistoryPoint, TrainingError, TrainResult, TrainSettings
+from prune_bert.training.stopping import is_new_best
 
 HISTORY_POINTS = 200
-
-Validation = Callable[[nn.Module], float]
 
 
 def train(
     model: nn.Module,
-    train_data: TaskData,
+    train_data: TaskData | TrainingExamples,
     tokenizer: Any,
     settings: TrainSettings,
     *,
@@ -59,23 +61,26 @@ def train(
 
     Args:
         model: A Hugging Face model with logits, not wrapped by accelerate.
-        train_data: Its labels are the model's class ids, or numbers for regression.
+        train_data: Its labels are the model's class ids, or numbers for regression; or what `training_examples`
+            made of it, for several runs on the same examples.
         tokenizer: The model's own.
         settings: The knobs.
         accelerator: Device, precision and processes; a plain one where not given.
         state_dir: Where checkpoints go; none are written without.
-        validation: Asked on every process after each epoch and at the end; more is better.
-        loss_function: Cross-entropy or squared error where not given.
+        validation: Asked on every process, when the settings say; more is better, the main process's answer counts.
+        loss_function: Cross-entropy or squared error where not given; see `LossFunction`.
 
     Raises:
-        TrainingError: Data and model do not fit, or the loss stopped being a number.
+        TrainingError: Data and model do not fit, the loss stopped being a number, or a validation is missing.
         ResumeError: ``state_dir`` holds the checkpoint of another run, or cannot be written.
     """
+    _check_validation(settings, validation)
     accelerator = accelerator or Accelerator()
-    loss_function = loss_function or _task_loss(train_data)
-    examples = training_examples(model, train_data, tokenizer, settings)
-    order = _order(examples, settings, accelerator)
-    fingerprint = run_fingerprint(model, examples.fingerprint(), settings, accelerator, loss_function)
+    data = train_data.encoded.data if isinstance(train_data, TrainingExamples) else train_data
+    loss_function = loss_function or (regression_loss if data.spec.regression else classification_loss)
+    examples = _examples(model, train_data, tokenizer, settings, loss_function)
+    order = batch_order(examples.encoded.lengths, settings, accelerator.num_processes)
+    fingerprint = run_fingerprint(model, examples.fingerprint(), settings, accelerator, loss_function, validation)
     saved = saved_state(state_dir, fingerprint, settings, accelerator)
     record = Record(**saved["record"]) if saved else Record()
     seed = settings.seed + accelerator.process_index  # every process drops out other units
@@ -87,48 +92,59 @@ def train(
     return _result(run, resumed_from=saved["record"]["step"] if saved else None)
 
 
-def _task_loss(data: TaskData) -> LossFunction:
-    """Return the loss that goes with a task's kind of label."""
-    return regression_loss if data.spec.regression else classification_loss
+def _check_validation(settings: TrainSettings, validation: Validation | None) -> None:
+    """Refuse settings that nothing could honour."""
+    if validation is None and (settings.keep_best or settings.early_stopping_patience is not None):
+        asked = "keep_best" if settings.keep_best else "early_stopping_patience"
+        raise TrainingError(f"{asked} needs a validation to go by; give one, or switch {asked} off")
 
 
-def _order(examples: TrainingExamples, settings: TrainSettings, accelerator: Accelerator) -> BatchOrder:
-    """Return the order of the examples for these settings and this many processes."""
-    return BatchOrder(
-        lengths=examples.encoded.lengths,
-        batch_size=settings.per_device_train_batch_size,
-        batches_per_step=accelerator.num_processes * settings.gradient_accumulation_steps,
-        seed=settings.seed,
-    )
+def _examples(
+    model: nn.Module,
+    data: TaskData | TrainingExamples,
+    tokenizer: Any,
+    settings: TrainSettings,
+    loss_function: LossFunction,
+) -> TrainingExamples:
+    if isinstance(data, TrainingExamples):
+        return data
+    labelled = bool(getattr(loss_function, "needs_labels", True))
+    return training_examples(model, data, tokenizer, settings, labelled=labelled)
 
 
 def _loop(run: Run, state_dir: Path | None, fingerprint: Mapping[str, Any], validation: Validation | None) -> None:
-    """Take every remaining step; validate at the end of an epoch, then save where a checkpoint is due."""
+    """Take every remaining step; validate where that is due, then save where a checkpoint is due."""
     record, settings, per_epoch = run.record, run.settings, run.order.steps_per_epoch
     earlier_seconds, start = record.seconds, time.perf_counter()
     shown = run.accelerator.is_main_process
     with training_progress(run.total_steps, record.step, shown=shown) as report:
+        if validation is not None and settings.keep_best and not record.validation:
+            _validate(run, validation)
         for batches in _remaining_steps(run):
             loss, rate = _step(run, batches)
             record.step += 1
-            _count(run, loss, rate)
             report(record.step, loss)
             last = record.step == run.total_steps
-            epoch_ends = last or record.step % per_epoch == 0
-            if validation is not None and epoch_ends:
-                record.validation.append((record.step, _validate(run, validation)))
+            if validation is not None and (last or record.step % (settings.evaluation_steps or per_epoch) == 0):
+                _validate(run, validation)
+            last = last or run.stopped
+            _count(run, loss, rate, last)
             record.seconds = earlier_seconds + time.perf_counter() - start
             every = settings.checkpointing_steps or per_epoch
             if state_dir is not None and (last or record.step % every == 0):
                 save_run(run, state_dir, fingerprint)
+    if run.best_weights:
+        state.load_trainable_weights(run.model, run.best_weights)
 
 
 def _remaining_steps(run: Run) -> Iterator[list[np.ndarray]]:
     """Yield the micro-batches of every step after those already taken."""
     step, per_epoch = run.record.step, run.order.steps_per_epoch
-    while step < run.total_steps:
+    while step < run.total_steps and not run.stopped:
         epoch, done = divmod(step, per_epoch)
         for batches in run.order.epoch(epoch)[done : done + run.total_steps - step]:
+            if run.stopped:
+                return
             yield batches
             step += 1
 
@@ -175,29 +191,38 @@ def _check_finite(what: str, value: float, run: Run) -> None:
     )
 
 
-def _count(run: Run, loss: float, rate: float) -> None:
+def _count(run: Run, loss: float, rate: float, last: bool) -> None:
     """Add a step's loss to the record; a point of the history stands for the steps since the last one."""
     record = run.record
     record.loss_sum += loss
     record.window_sum += loss
     before = record.history[-1][0] if record.history else 0
     every = max(1, run.total_steps // HISTORY_POINTS)
-    if record.step - before == every or record.step == run.total_steps:
+    if record.step - before == every or last:
         mean = record.window_sum / (record.step - before)
         record.history.append((record.step, mean, rate))
         record.window_sum = 0.0
         run.accelerator.log({"train/loss": mean, "train/learning_rate": rate}, step=record.step)
 
 
-def _validate(run: Run, validation: Validation) -> float:
-    """Score the model in evaluation mode; the random state stays as it was, so that a resume is exact."""
+def _validate(run: Run, validation: Validation) -> None:
+    """Score the model in evaluation mode, and keep its weights where they are the best so far and wanted.
+
+    The random state stays as it was, so that a resume is exact. All processes go by the main process's score:
+    one that stopped alone would leave the others waiting.
+    """
     random_state = state.capture_random_state()
     run.prepared.eval()
     try:
-        return float(validation(run.accelerator.unwrap_model(run.prepared)))
+        score = [float(validation(run.accelerator.unwrap_model(run.prepared)))]
     finally:
         run.prepared.train()
         state.restore_random_state(random_state)
+    broadcast_object_list(score)
+    run.record.validation.append((run.record.step, score[0]))
+    if run.settings.keep_best and is_new_best(run.record.validation):
+        weights = state.trainable_weights(run.model)
+        run.best_weights.update({name: weight.to("cpu", copy=True) for name, weight in weights.items()})
 
 
 def _result(run: Run, resumed_from: int | None) -> TrainResult:
@@ -212,4 +237,5 @@ def _result(run: Run, resumed_from: int | None) -> TrainResult:
         seconds=record.seconds,
         resumed_from=resumed_from,
         validation=tuple((step, score) for step, score in record.validation),
+        stopped_early=record.step < run.total_steps,
     )

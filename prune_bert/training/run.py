@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
@@ -19,6 +20,9 @@ from prune_bert.training.batches import BatchOrder
 from prune_bert.training.examples import TrainingExamples
 from prune_bert.training.losses import LossFunction
 from prune_bert.training.settings import TrainingError, TrainSettings
+from prune_bert.training.stopping import should_stop
+
+Validation = Callable[[nn.Module], float]
 
 _NOT_OF_THE_RESULT = ("checkpointing_steps", "resume")  # settings that leave the trained weights as they are
 # what accelerate leaves on a model; with the last one there, it would pass over the model the next time
@@ -39,7 +43,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one training run holds on to; ``prepared`` is ``model`` as accelerate wraps it."""
+    """Everything that one training run holds on to; ``prepared`` is ``model`` as accelerate wraps it.
+
+    ``best_weights`` are those of the best validation so far, where the settings keep them.
+    """
 
     model: nn.Module
     prepared: nn.Module
@@ -50,16 +57,37 @@ class Run:
     examples: TrainingExamples
     loss_function: LossFunction
     record: Record
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def total_steps(self) -> int:
         """How many optimiser steps the whole run has."""
-        return self.settings.max_steps or math.ceil(self.settings.num_train_epochs * self.order.steps_per_epoch)
+        return planned_steps(self.settings, self.order)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run's patience is at an end."""
+        return should_stop(self.record.validation, self.settings.early_stopping_patience)
 
     @property
     def fp16(self) -> bool:
         """Whether gradients are scaled, so that a step with infinite ones is skipped rather than a fault."""
         return self.accelerator.scaler is not None
+
+
+def batch_order(lengths: np.ndarray, settings: TrainSettings, processes: int) -> BatchOrder:
+    """Return the order of examples of these lengths for these settings and this many processes."""
+    return BatchOrder(
+        lengths=lengths,
+        batch_size=settings.per_device_train_batch_size,
+        batches_per_step=processes * settings.gradient_accumulation_steps,
+        seed=settings.seed,
+    )
+
+
+def planned_steps(settings: TrainSettings, order: BatchOrder) -> int:
+    """Return how many optimiser steps a run has that does not stop early."""
+    return settings.max_steps or math.ceil(settings.num_train_epochs * order.steps_per_epoch)
 
 
 @contextmanager
@@ -120,6 +148,7 @@ def save_run(run: Run, state_dir: Path, fingerprint: Mapping[str, Any]) -> None:
             "fingerprint": dict(fingerprint),
             "record": asdict(run.record),
             "weights": state.trainable_weights(run.model),
+            "best_weights": run.best_weights,
             "optimizer": run.optimizer.state_dict(),
             "scaler": run.accelerator.scaler.state_dict() if run.fp16 else None,
             "random_states": random_states,
@@ -131,6 +160,7 @@ def save_run(run: Run, state_dir: Path, fingerprint: Mapping[str, Any]) -> None:
 def restore_run(run: Run, saved: Mapping[str, Any]) -> None:
     """Put weights, optimiser, gradient scale and this process's random state back from a checkpoint."""
     state.load_trainable_weights(run.model, saved["weights"])
+    run.best_weights.update(saved["best_weights"])
     run.optimizer.load_state_dict(saved["optimizer"])
     if run.fp16:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
@@ -161,8 +191,12 @@ def run_fingerprint(
     settings: TrainSettings,
     accelerator: Accelerator,
     loss_function: LossFunction,
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
-    """Return what makes a run this run; a resumed one must agree in all of it."""
+    """Return what makes a run this run; a resumed one must agree in all of it.
+
+    A loss function and a validation that have a ``fingerprint()`` tell their settings and their data by it.
+    """
     trainable = sum(p.numel() for p in trainable_parameters(model))
     fingerprint = {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_THE_RESULT}
     fingerprint |= {
@@ -173,6 +207,10 @@ def run_fingerprint(
         "trainable parameters": trainable,
         "initial weights": state.weights_fingerprint(model),
     }
+    parts: tuple[Any, ...] = (loss_function, validation)
+    for part in parts:
+        if hasattr(part, "fingerprint"):
+            fingerprint |= part.fingerprint()
     shared = [fingerprint]
     broadcast_object_list(shared)  # a fresh head may differ between processes; the main process's counts
     return shared[0]

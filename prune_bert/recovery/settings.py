@@ -1,0 +1,107 @@
+"""What a recovery is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from prune_bert.config.recovering import RecoverOptions
+from prune_bert.errors import UserError
+from prune_bert.training import TrainSettings
+
+_TRAINING = [knob.name for knob in fields(TrainSettings)]
+
+
+class RecoveryError(UserError, ValueError):
+    """A model, a teacher, a plan and settings that recovery cannot work with together."""
+
+
+def _default_training() -> TrainSettings:
+    """Give the training loop's knobs with recovery's defaults."""
+    known: dict[str, Any] = {knob.name: knob.default for knob in fields(RecoverOptions)}
+    return TrainSettings(**{name: known[name] for name in _TRAINING if name in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverSettings:
+    """Every knob of `recover`; the defaults are the configuration's.
+
+    A slice of the training rows is set aside: by the mean loss on it the run stops early, and the best weights are
+    put back, those that it began with among them.
+
+    With ``schedule="gradual"`` every site is a phase: it is dropped, then the model is trained, in the last phase for
+    all the steps that remain. Each phase has a warm-up and a decay of its own, since its optimiser starts afresh on
+    a model that has just changed. Only the last one stops early and keeps its best weights.
+
+    Attributes:
+        method: Learn from the labels alone, or from a teacher.
+        temperature: Divides both models' logits in distillation.
+        label_weight: Share of the task's own loss beside the teacher's, from 0 to 1. At 0 no label is read.
+        hidden_weight: Weight of the mean squared error of normalised hidden states; 0 leaves them alone.
+        schedule: ``at_once`` trains a model that is pruned already; ``gradual`` removes a plan's sites one by one.
+        steps_per_site: Steps after each site but the last; None shares out half of all steps. Only for ``gradual``.
+        lora_rank: Rank of an adapter that is trained in the place of the weights, then merged; 0 for none.
+        lora_alpha: The adapter counts ``lora_alpha / lora_rank`` times; None for twice.
+        lora_dropout: Dropout before the adapter.
+        lora_target_modules: Name endings of the linear layers adapted; None for all of the encoder's.
+        selection_fraction: Share of the training rows that is never trained on and decides when to stop and which
+            weights are the best; at 0, or where ``training`` asks for neither, there is no such slice.
+        selection_samples: At most so many rows of it; None for any number.
+        training: The loop's own knobs. Steps or epochs are those of the whole recovery.
+
+    Raises:
+        RecoveryError: A value is out of its range; the message lists all that are.
+    """
+
+    method: Literal["fine_tuning", "distillation"] = RecoverOptions.method
+    temperature: float = RecoverOptions.temperature
+    label_weight: float = RecoverOptions.label_weight
+    hidden_weight: float = RecoverOptions.hidden_weight
+    schedule: Literal["at_once", "gradual"] = RecoverOptions.schedule
+    steps_per_site: int | None = RecoverOptions.steps_per_site
+    lora_rank: int = RecoverOptions.lora_rank
+    lora_alpha: float | None = RecoverOptions.lora_alpha
+    lora_dropout: float = RecoverOptions.lora_dropout
+    lora_target_modules: tuple[str, ...] | None = RecoverOptions.lora_target_modules
+    selection_fraction: float = RecoverOptions.selection_fraction
+    selection_samples: int | None = RecoverOptions.selection_samples
+    training: TrainSettings = field(default_factory=_default_training)
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in self._rules() if not holds
+        ]
+        if faults:
+            raise RecoveryError("; ".join(faults))
+
+    @classmethod
+    def from_options(cls, options: Any) -> RecoverSettings:
+        """Take every knob from a configuration that has them flat, under the same names."""
+        own = {knob.name: getattr(options, knob.name) for knob in fields(cls) if knob.name != "training"}
+        return cls(**own, training=TrainSettings(**{name: getattr(options, name) for name in _TRAINING}))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the training rows must have labels."""
+        return self.method == "fine_tuning" or self.label_weight > 0
+
+    @property
+    def selects(self) -> bool:
+        """Whether a slice of the training rows is set aside."""
+        wanted = self.training.keep_best or self.training.early_stopping_patience is not None
+        return wanted and self.selection_fraction > 0
+
+    def _rules(self) -> list[tuple[str, str, bool]]:
+        """Name, rule in words, and whether it holds, for every field that has a range."""
+        return [
+            ("method", "fine_tuning or distillation", self.method in ("fine_tuning", "distillation")),
+            ("temperature", "above 0", self.temperature > 0),
+            ("label_weight", "from 0 to 1", 0 <= self.label_weight <= 1),
+            ("hidden_weight", "0 (off) or more", self.hidden_weight >= 0),
+            ("schedule", "at_once or gradual", self.schedule in ("at_once", "gradual")),
+            ("steps_per_site", "at least 1, or none", self.steps_per_site is None or self.steps_per_site >= 1),
+            ("steps_per_site", "none with schedule at_once", self.steps_per_site is None or self.schedule == "gradual"),
+            ("lora_rank", "0 (no adapter) or more", self.lora_rank >= 0),
+            ("selection_fraction", "from 0 to 0.5", 0 <= self.selection_fraction <= 0.5),
+            ("selection_samples", "at least 1, or none", self.selection_samples is None or self.selection_samples >= 1),
+        ]
