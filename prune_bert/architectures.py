@@ -44,10 +44,12 @@ class Architecture:
     Attributes:
         layers_path: The dotted path of the layer list within the base model.
         sublayers: The parts to replace, for each sublayer and norm rule; empty where only layers are known.
+        linears: For each sublayer, the paths of the linear layers whose weights alone can make it a linear map.
     """
 
     layers_path: str
     sublayers: Sublayers
+    linears: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class Encoder:
             )
         return self.architecture.sublayers[component, norm]
 
+    def linear_paths(self, component: str) -> tuple[str, ...]:
+        """Give the paths, within a layer, of the linear layers that can make a sublayer a linear map.
+
+        Raises:
+            ArchitectureError: If only whole layers of this family are known.
+        """
+        if self.architecture is None:
+            raise ArchitectureError(f"the linear layers of {self.model_type!r} are not known")
+        return self.architecture.linears[component]
+
 
 def _post_ln(attention_norm: str) -> Sublayers:
     """BERT's form: the residual and the LayerNorm sit at the end of ``attention`` and of ``output``."""
@@ -90,8 +102,13 @@ def _post_ln(attention_norm: str) -> Sublayers:
     }
 
 
-_BERT = Architecture("encoder.layer", _post_ln("output.LayerNorm"))
-_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"))
+_FFN_LINEARS = ("intermediate.dense", "output.dense")
+_BERT = Architecture(
+    "encoder.layer",
+    _post_ln("output.LayerNorm"),
+    {"attention": ("attention.output.dense",), "ffn": _FFN_LINEARS},
+)
+_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"), {"attention": ("attention.attn.o",), "ffn": _FFN_LINEARS})
 # The residual and the LayerNorm are the layer's own: removing a sublayer means adding zero to the residual.
 _DISTILBERT = Architecture(
     "transformer.layer",
@@ -101,6 +118,7 @@ _DISTILBERT = Architecture(
         ("ffn", "keep"): (Part("ffn", "zero"),),
         ("ffn", "skip"): (Part("ffn", "zero"), Part("output_layer_norm")),
     },
+    {"attention": ("attention.out_lin",), "ffn": ("ffn.lin1", "ffn.lin2")},
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -150,6 +168,18 @@ def find_encoder(model: nn.Module) -> Encoder:
             "without the config, and the model would reload with random weights; set the config right first"
         )
     return Encoder(path, layers, architecture, model_type)
+
+
+def ffn_activation(config: Any) -> str | None:
+    """Name the activation of a model's FFNs, as its config does; None where it is no name."""
+    name = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
+    return name if isinstance(name, str) else None
+
+
+def ffn_width(config: Any) -> int:
+    """Give the number of neurons of a model's FFNs."""
+    width: int = getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 0)
+    return width
 
 
 def _prefix(model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from prune_bert.corrections import Correction, FittedSite
 from prune_bert.errors import UserError
 
 Role = Literal["hidden", "attention", "none"]
@@ -180,14 +181,21 @@ class Identity(nn.Module):
             raise TypeError(f"{type(self).__name__} was called without its argument {self.identity_argument.name!r}")
         for recorder in self.identity_recorders:
             getattr(self, recorder)(hidden)
+        return self._form(args, kwargs).wrap(self._value(hidden))
+
+    def _value(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Give the identity's value, with the correction where there is one."""
+        correction = cast("Correction | None", self._modules.get("correction"))
         if self.identity_value == "zero":
-            hidden = torch.zeros_like(hidden)
-        elif self.identity_norm_path:
+            return torch.zeros_like(hidden) if correction is None else correction(hidden)
+        early = correction is not None and (correction.spec.placement == "before" or not self.identity_norm_path)
+        value = hidden + correction(hidden) if correction is not None and early else hidden
+        if self.identity_norm_path:
             norm: Any = self
             for name in self.identity_norm_path:
                 norm = getattr(norm, name)
-            hidden = norm(hidden)
-        return self._form(args, kwargs).wrap(hidden)
+            value = norm(value)
+        return value if correction is None or early else value + correction(hidden)
 
     def _form(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ReturnForm:
         if self.identity_form_with_attentions is None or self.identity_flag is None:
@@ -197,7 +205,7 @@ class Identity(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what is returned, for ``print(model)``."""
-        if self.identity_value == "zero":
+        if self.identity_value == "zero" and "correction" not in self._modules:
             return "returns zeros: the residual outside is all that remains"
         kept = f"LayerNorm({self.identity_argument.name})" if self.identity_norm_path else self.identity_argument.name
         roles = self.identity_form.roles
@@ -241,6 +249,7 @@ def stand_in_for(
     value: Value = "identity",
     norm_path: str = "",
     recorders: Sequence[nn.Module] = (),
+    fitted: FittedSite | None = None,
 ) -> Identity:
     """Make a fresh stand-in for one module.
 
@@ -253,6 +262,7 @@ def stand_in_for(
         value: ``"identity"``, or ``"zero"`` where the residual is added outside the module.
         norm_path: The LayerNorm within ``original`` that stays, by dotted path, or nothing.
         recorders: Stand-ins of attention modules inside ``original`` that the capture hooks must still see.
+        fitted: The correction of a compensated site, and its LayerNorm's refit; copies go into the stand-in.
     """
     stand_in = cast(Identity, _blank(type(original)))
     nn.Module.__init__(stand_in)
@@ -265,7 +275,10 @@ def stand_in_for(
     names = tuple(norm_path.split(".")) if norm_path else ()
     stand_in._set_up(argument, form, form_with_attentions, flag, value, names)
     if names:
-        _graft(stand_in, names, original.get_submodule(norm_path))
+        norm = original.get_submodule(norm_path)
+        _graft(stand_in, names, norm if fitted is None else fitted.norm_like(norm))
+    if fitted is not None:
+        stand_in.add_module("correction", fitted.correction_like(next(original.parameters())))
     _add_recorders(stand_in, recorders)
     stand_in.training = original.training
     return stand_in

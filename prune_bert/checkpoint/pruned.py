@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from prune_bert.checkpoint.portable import blank_corrections, read_corrections
 from prune_bert.checkpoint.sources import (
     COMPACT_MODEL_TYPE,
     COMPACT_WEIGHTS,
@@ -43,8 +44,9 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
     if data.get("model_type") == COMPACT_MODEL_TYPE:
         return _load_compact(directory, data, dtype, settings)
     model = _model_class(data, directory).from_pretrained(directory, dtype=dtype or "auto", **settings)
+    corrections = read_corrections(model)
     before = model.state_dict()
-    install_stand_ins(model, pruning_record(model.config).current_sublayers())
+    install_stand_ins(model, pruning_record(model.config).current_stand_ins(), corrections)
     _check_zero(directory, before, model)
     return model
 
@@ -61,7 +63,7 @@ def _load_compact(
         # The one way to build from a config with a dtype and an attention implementation; it carries no types.
         build: Any = _model_class(data, directory)._from_config
         model: PreTrainedModel = build(config, dtype=dtype or saved, **settings)
-    install_stand_ins(model, pruning_record(model.config).current_sublayers())
+    install_stand_ins(model, pruning_record(model.config).current_stand_ins(), blank_corrections(model))
     missing, unexpected = load_model(model, directory / COMPACT_WEIGHTS, strict=False)
     if missing or unexpected:
         names = ", ".join(sorted([*missing, *unexpected])[:4])

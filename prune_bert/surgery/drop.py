@@ -11,20 +11,21 @@ from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
-from prune_bert.surgery.swaps import Swap, install_stand_ins, put
+from prune_bert.surgery.swaps import Corrections, Swap, install_stand_ins, put
 from prune_bert.surgery.temporary import bypass, is_bypassed
 
 
-def drop(model: nn.Module, plan: PruningPlan) -> nn.Module:
+def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> nn.Module:
     """Remove the sites of a plan for good: weights freed, layers renumbered, config updated.
 
-    Removed layers are deleted; removed sublayers leave a stand-in. The result is checked against ``bypass`` on
-    dummy inputs before the weights are let go, so that a family whose layers are not interchangeable is refused.
-    The model's config remembers the plan and the original layer indices.
+    Removed layers are deleted; removed sublayers and compensated layers leave a stand-in. The result is checked
+    against ``bypass`` on dummy inputs before the weights are let go, so that a family whose layers are not
+    interchangeable is refused. The model's config remembers the plan and the original layer indices.
 
     Args:
         model: A model of transformers; it is changed in place.
         plan: What to remove, in the numbering of the model as it is now.
+        corrections: What ``compensate`` fitted for the plan's sites, if it did.
 
     Returns:
         The same model.
@@ -35,17 +36,19 @@ def drop(model: nn.Module, plan: PruningPlan) -> nn.Module:
     """
     if not plan:
         return model
+    found = dict(corrections or {})
     check_droppable(model, plan)
-    plan = _whole_layers(plan)
+    plan = _whole_layers(plan, found)
     encoder = find_encoder(model)
-    record = pruning_record(model.config).extended(plan)
-    with bypass(model, plan):
+    record = pruning_record(model.config).extended(plan, {site: one.correction.spec for site, one in found.items()})
+    with bypass(model, plan, found):
         expected = _hidden_states(model)
-    sublayers = install_stand_ins(model, PruningPlan(plan.sublayers(), plan.norm))
-    settings = _delete_layers(model, encoder, plan, record)
-    found = _hidden_states(model)
-    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
-        _undo(model, encoder, sublayers, settings)
+    standing = PruningPlan(tuple(site for site in plan if site.component != "layer" or site in found), plan.norm)
+    stand_ins = install_stand_ins(model, standing, found)
+    settings = _delete_layers(model, encoder, plan - standing, record)
+    hidden = _hidden_states(model)
+    if not torch.allclose(hidden, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+        _undo(model, encoder, stand_ins, settings)
         raise SurgeryError(
             f"dropping {plan} from this {encoder.model_type} gives other hidden states than bypassing it (something "
             "outside the layer depends on its index, such as DeBERTa's convolution after layer 0); nothing was changed"
@@ -62,17 +65,17 @@ def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
     """
     if is_bypassed(model):
         raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before drop")
-    depth, gone = len(find_encoder(model).layers), len(_whole_layers(plan).layers())
+    depth, gone = len(find_encoder(model).layers), len(_whole_layers(plan, {}).layers())
     if gone >= depth:
         raise SurgeryError(f"{plan} removes all {depth} layers; a model keeps at least one layer")
     bypass(model, plan)
 
 
-def _whole_layers(plan: PruningPlan) -> PruningPlan:
+def _whole_layers(plan: PruningPlan, corrections: Corrections) -> PruningPlan:
     """Turn both exact-identity sublayers of a layer into the layer: the same function, and plainly portable."""
     if plan.norm != "skip":
         return plan
-    sublayers = plan.sublayers()
+    sublayers = [site for site in plan.sublayers() if site not in corrections]
     whole = {a.layer for a in sublayers for f in sublayers if a.layer == f.layer and a.component < f.component}
     kept = tuple(site for site in plan if site.layer not in whole)
     return PruningPlan(kept + tuple(Site(layer) for layer in whole), plan.norm)
@@ -91,9 +94,9 @@ def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record
     return _set_config(model.config, values)
 
 
-def _undo(model: nn.Module, encoder: Encoder, sublayers: list[Swap], settings: dict[str, Any]) -> None:
+def _undo(model: nn.Module, encoder: Encoder, stand_ins: list[Swap], settings: dict[str, Any]) -> None:
     put(model, encoder.path, encoder.layers)
-    for swap in sublayers:
+    for swap in stand_ins:
         put(model, swap.path, swap.original)
     _renumber(encoder.layers)
     _set_config(model.config, settings)

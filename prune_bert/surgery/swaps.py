@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from prune_bert.architectures import Encoder, Part, find_encoder
+from prune_bert.corrections import FittedSite
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.stand_ins import (
     RESIDUAL_ARGUMENT,
@@ -42,10 +43,19 @@ class _Place:
     part: Part
     site: Site
     module: nn.Module
+    carries: bool  # the correction, where there is one: the first part of a site that is not ignored
 
 
-def swaps_for(model: nn.Module, plan: PruningPlan) -> list[Swap]:
+Corrections = Mapping[Site, FittedSite]
+
+
+def swaps_for(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> list[Swap]:
     """Build the stand-ins of a plan, in forward order; nothing is put in place yet.
+
+    Args:
+        model: A model of transformers.
+        plan: Its sites.
+        corrections: What was fitted for sites of the plan; the others get plain stand-ins.
 
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
@@ -60,16 +70,17 @@ def swaps_for(model: nn.Module, plan: PruningPlan) -> list[Swap]:
     for place in places:
         watched |= {f"{place.path}.{name}": module for name, module in _inside(place.module, recorded)}
     seen = observe(model, watched)
-    return [Swap(place.path, place.module, _stand_in(place, seen, recorded)) for place in places]
+    found = corrections or {}
+    return [Swap(place.path, place.module, _stand_in(place, seen, recorded, found.get(place.site))) for place in places]
 
 
-def install_stand_ins(model: nn.Module, plan: PruningPlan) -> list[Swap]:
+def install_stand_ins(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> list[Swap]:
     """Put the stand-ins of a plan in place, with no way back but the swaps returned.
 
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
     """
-    swaps = swaps_for(model, plan)
+    swaps = swaps_for(model, plan, corrections)
     for swap in swaps:
         put(model, swap.path, swap.stand_in)
     return swaps
@@ -107,15 +118,18 @@ def _places(model: nn.Module, encoder: Encoder, site: Site, plan: PruningPlan) -
     parts = (Part(""),) if site.component == "layer" else encoder.parts(site.component, plan.norm)
     if isinstance(encoder.layers[site.layer], Identity):
         raise SurgeryError(f"{site}: layer {site.layer} is bypassed already")
+    carrier = next(part for part in parts if part.skipping != "ignored")
     for part in parts:
         path = f"{layer_path}.{part.path}" if part.path else layer_path
         module = model.get_submodule(path)
         if isinstance(module, Identity):
             raise SurgeryError(f"{site}: it is pruned already ({path} is a stand-in)")
-        yield _Place(path, part, site, module)
+        yield _Place(path, part, site, module, part is carrier)
 
 
-def _stand_in(place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...]) -> Identity:
+def _stand_in(
+    place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...], fitted: FittedSite | None
+) -> Identity:
     observation = seen[place.path]
     argument = hidden_argument(place.module, observation.plain)
     owner = f"{place.site} ({type(place.module).__name__} at {place.path})"
@@ -131,6 +145,7 @@ def _stand_in(place: _Place, seen: dict[str, Observation], recorded: tuple[type,
         value="zero" if place.part.skipping == "zero" else "identity",
         norm_path=place.part.norm_path,
         recorders=_recorders(place, seen, recorded),
+        fitted=fitted if place.carries else None,
     )
 
 

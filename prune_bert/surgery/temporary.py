@@ -10,7 +10,7 @@ from torch import nn
 
 from prune_bert.plan import PruningPlan
 from prune_bert.surgery.probe import SurgeryError
-from prune_bert.surgery.swaps import Swap, put, swaps_for
+from prune_bert.surgery.swaps import Corrections, Swap, put, swaps_for
 
 _ACTIVE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
@@ -24,9 +24,9 @@ class Bypass(AbstractContextManager[nn.Module]):
     sites differ.
     """
 
-    def __init__(self, model: nn.Module, plan: PruningPlan) -> None:
+    def __init__(self, model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> None:
         self._model = model
-        self._swaps = swaps_for(model, plan)
+        self._swaps = swaps_for(model, plan, corrections)
         self._entered: list[tuple[Swap, bool]] = []
         self._placement: tuple[object, object] | None = None
 
@@ -40,6 +40,8 @@ class Bypass(AbstractContextManager[nn.Module]):
         self._placement = _placement(self._model)
         for swap in self._swaps:
             _share_state(swap.original, swap.stand_in)
+            if self._placement is not None:
+                _follow(swap.stand_in, *self._placement)
             put(self._model, swap.path, swap.stand_in)
             self._entered.append((swap, swap.original.training))
         _ACTIVE[self._model] = _ACTIVE.get(self._model, 0) + 1
@@ -64,7 +66,7 @@ class Bypass(AbstractContextManager[nn.Module]):
                 swap.original.to(device=device, dtype=dtype)  # type: ignore[call-overload]
 
 
-def bypass(model: nn.Module, plan: PruningPlan) -> Bypass:
+def bypass(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> Bypass:
     """Skip the sites of a plan while a ``with`` block runs.
 
     ``with bypass(model, plan):`` restores the model bit-exactly on leaving, also after an exception. Modes,
@@ -73,12 +75,13 @@ def bypass(model: nn.Module, plan: PruningPlan) -> Bypass:
     Args:
         model: A model of transformers, not wrapped by DDP or ``torch.compile``.
         plan: What to skip; an empty plan changes nothing.
+        corrections: What ``compensate`` fitted for the plan's sites, if it did.
 
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
     """
-    return Bypass(model, plan)
+    return Bypass(model, plan, corrections)
 
 
 def is_bypassed(model: nn.Module) -> bool:
@@ -91,6 +94,12 @@ def _share_state(original: nn.Module, stand_in: nn.Module) -> None:
     for name in _CHECKPOINTING:
         if name in vars(original):
             vars(stand_in)[name] = vars(original)[name]
+
+
+def _follow(stand_in: nn.Module, device: object, dtype: object) -> None:
+    """Bring a correction and its LayerNorm to where the model is; a LayerNorm that stays is there already."""
+    if "correction" in stand_in._modules:
+        stand_in.to(device=device, dtype=dtype)  # type: ignore[call-overload]
 
 
 def _placement(model: nn.Module) -> tuple[object, object] | None:
