@@ -1,0 +1,186 @@
+"""``compensate``: fit a correction for every site of a plan, in forward order."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prune_bert.architectures import ffn_activation, find_encoder
+from prune_bert.compensation.moments import ChannelMoments, Moments, summed_over_processes
+from prune_bert.compensation.neurons import Neurons, chosen_neurons, neurons_of
+from prune_bert.compensation.passes import PassOver, SitePasses, Slice, Tokens
+from prune_bert.compensation.ports import Port, port_of
+from prune_bert.compensation.result import Compensation, SiteFit
+from prune_bert.compensation.settings import CompensationError, CompensationSettings
+from prune_bert.compensation.site_fit import fit_map, ranks_of, rounded, with_norm
+from prune_bert.compensation.targets import after_norm, before_norm, channel_weights, normalised
+from prune_bert.corrections import FittedSite
+from prune_bert.evaluation import EncodedTask
+from prune_bert.evaluation.evaluating import fitting_task
+from prune_bert.plan import PruningPlan, Site
+from prune_bert.surgery import bypass, check_droppable
+from prune_bert.tasks import TaskData
+
+
+def compensate(
+    model: nn.Module,
+    plan: PruningPlan,
+    data: TaskData | EncodedTask,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    settings: CompensationSettings | None = None,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 32,
+    max_seq_length: int = 128,
+    dtype: torch.dtype = torch.float32,
+) -> Compensation:
+    """Fit, without training, what a plan removes: ``bypass`` and ``drop`` take the result beside the plan.
+
+    Site by site in forward order, a linear map is fitted by least squares from what reaches the site in the model as
+    it is compensated so far to what the unpruned model has there; for a LayerNorm that stays, its scale and bias,
+    too. Labels are not looked at. Only sums over tokens are kept, in float64. Adjacent layers are one map, from
+    the first one's input to the last one's output. The model is as it was on leaving.
+
+    Args:
+        model: The unpruned model.
+        plan: What goes.
+        data: Examples to fit to, best a slice of the training data, or what `encode` made of them.
+        tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        settings: The form of the maps and how they are fitted.
+        accelerator: Device, precision and processes; by default a new one.
+        batch_size: Examples in a batch of each process.
+        max_seq_length: Where longer texts are cut, in tokens; an `EncodedTask` brings its own.
+        dtype: The type in which the model will be stored; the fits are rounded to it.
+
+    Raises:
+        CompensationError: The plan is empty, the slice is too small, or the rank is over the width.
+        SurgeryError: A site is not there, is pruned already, or the model is bypassed at the moment.
+        ArchitectureError: The model's family has no such sublayers.
+    """
+    if not plan:
+        raise CompensationError("the plan is empty, so there is nothing to compensate")
+    settings = settings or CompensationSettings()
+    encoded = _enough(fitting_task(model, data, tokenizer, max_seq_length), settings)
+    check_droppable(model, plan)
+    nn.Module.to(model, (accelerator or Accelerator()).device)
+    examples = Slice(encoded, accelerator or Accelerator(), batch_size, settings.folds, settings.cls_weight)
+    work = SliceFit(model, examples, settings, dtype)
+    runs = runs_of(plan)
+    for number, run in enumerate(runs, start=1):
+        work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
+    return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
+
+
+def _enough(encoded: EncodedTask, settings: CompensationSettings) -> EncodedTask:
+    if len(encoded) < settings.folds:
+        raise CompensationError(
+            f"the calibration slice has {len(encoded)} examples; at least {settings.folds} are needed to fit to"
+        )
+    return encoded
+
+
+def runs_of(plan: PruningPlan) -> list[tuple[Site, ...]]:
+    """Divide a plan, in forward order, into what one correction stands for: a site, or a run of adjacent layers."""
+    runs: list[tuple[Site, ...]] = []
+    for site in plan:
+        last = runs[-1][-1] if runs else None
+        adjacent = last is not None and last.component == site.component == "layer" and last.layer + 1 == site.layer
+        runs = [*runs[:-1], (*runs[-1], site)] if adjacent else [*runs, (site,)]
+    return runs
+
+
+@dataclass
+class SliceFit:
+    """The fits to one calibration slice, site after site.
+
+    Attributes:
+        model: The unpruned model.
+        examples: The slice.
+        settings: How to fit.
+        dtype: The type to which fits are rounded.
+        corrections: What has been fitted.
+        fits: How.
+        notes: What a reader of the results should know.
+    """
+
+    model: nn.Module
+    examples: Slice
+    settings: CompensationSettings
+    dtype: torch.dtype
+    corrections: dict[Site, FittedSite] = field(default_factory=dict)
+    fits: dict[Site, SiteFit] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def fit(self, plan: PruningPlan, run: tuple[Site, ...], description: str) -> None:
+        """Fit one site of a plan, or a run of layers, after all sites before it."""
+        model: Any = self.model
+        port = port_of(find_encoder(model), run, plan.norm, int(model.config.hidden_size))
+        earlier = bypass(model, PruningPlan(tuple(s for s in plan if s < run[0]), plan.norm), self.corrections)
+        pass_over = SitePasses(model, self.examples, port, earlier, description)
+        refit, after = self.settings.refit_norm and port.norm is not None, self._after(port)
+        norm = self._norm_moments(port, pass_over, None) if refit and after else None
+        fitted, fit = self._map(port, pass_over, norm, self._neurons(port, pass_over))
+        if refit and not after:
+            norm = self._norm_moments(port, pass_over, fitted)
+        fitted = fitted if norm is None else with_norm(fitted, norm)
+        self.corrections[port.site], self.fits[port.site] = rounded(fitted, self.dtype, port.site), fit
+
+    def _after(self, port: Port) -> bool:
+        return self.settings.placement == "after" and port.norm is not None
+
+    def _neurons(self, port: Port, pass_over: PassOver) -> Neurons | None:
+        """Choose the neurons that stay, of an FFN."""
+        if self.settings.form != "neurons" or port.site.component != "ffn":
+            return None
+        model: Any = self.model
+        every = neurons_of(find_encoder(model), port.site, ffn_activation(model.config))
+        metric = channel_weights(port, after=False)
+        return chosen_neurons(every, self.settings.neurons, metric, pass_over, self._over_processes)
+
+    def _map(
+        self, port: Port, pass_over: PassOver, norm: ChannelMoments | None, neurons: Neurons | None
+    ) -> tuple[FittedSite, SiteFit]:
+        """Fit the map of a site."""
+        after, device = self._after(port), self.examples.accelerator.device
+        residual = after_norm(port, norm) if after else before_norm(port, neurons)
+        features = port.width + (0 if neurons is None else len(neurons))
+        folds = [Moments.zeros(features, port.width, device) for _ in range(self.settings.folds)]
+
+        def collect(tokens: Tokens) -> None:
+            inputs = tokens.inputs.float()
+            if neurons is not None:
+                inputs = torch.cat((inputs, neurons.fire(inputs).float()), dim=1)
+            targets, weights = residual(tokens)
+            for number in range(len(folds)):
+                mine = tokens.folds == number
+                folds[number] = folds[number] + Moments.of(inputs[mine], targets[mine], weights[mine])
+
+        pass_over(collect, "")
+        folds = summed_over_processes(folds, self.examples.accelerator)
+        ranks = ranks_of(self.settings, port, int(sum(float(fold.count) for fold in folds)))
+        self.notes += [ranks.note] if ranks.note else []
+        return fit_map(folds, self.settings, ranks, channel_weights(port, after=after), neurons)
+
+    def _norm_moments(self, port: Port, pass_over: PassOver, fitted: FittedSite | None) -> ChannelMoments:
+        """Sum what the refit of a LayerNorm needs: its normalised input, and the unpruned model's output."""
+        device = self.examples.accelerator.device
+        sums = [ChannelMoments.zeros(port.width, device)]
+        correction = None if fitted is None else copy.deepcopy(fitted.correction).to(device)
+
+        def collect(tokens: Tokens) -> None:
+            inputs = tokens.inputs.float()
+            if correction is not None:
+                inputs = inputs + correction(inputs).float()
+            sums[0] = sums[0] + ChannelMoments.of(normalised(inputs, port), tokens.after, tokens.weights)
+
+        pass_over(collect, ", LayerNorm")
+        return self._over_processes(sums)[0]
+
+    def _over_processes(self, sums: list[ChannelMoments]) -> list[ChannelMoments]:
+        return summed_over_processes(sums, self.examples.accelerator)

@@ -1,0 +1,162 @@
+"""One pass over the calibration slice: the tokens at one site, batch after batch, the processes sharing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from prune_bert.compensation.ports import Port, entering, target_at
+from prune_bert.evaluation import EncodedTask, length_sorted_batches
+from prune_bert.evaluation.inference import predict_logits
+from prune_bert.surgery import Bypass
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The calibration slice and how it is run.
+
+    Attributes:
+        encoded: The examples.
+        accelerator: Device, precision and processes.
+        batch_size: Examples in a batch of each process.
+        folds: Parts for cross-validation; an example belongs to the part of its place in the slice.
+        cls_weight: How many tokens the first one of an example counts for.
+    """
+
+    encoded: EncodedTask
+    accelerator: Accelerator
+    batch_size: int
+    folds: int
+    cls_weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens of a batch at a site, without padding.
+
+    Attributes:
+        inputs: What reaches the site in the pruned model, ``(tokens, hidden)``.
+        before: What the unpruned model has there before the LayerNorm that stays, likewise.
+        after: And after it.
+        weights: What each counts for, ``(tokens,)``.
+        folds: The part of the slice that each belongs to, ``(tokens,)``.
+    """
+
+    inputs: torch.Tensor
+    before: torch.Tensor
+    after: torch.Tensor
+    weights: torch.Tensor
+    folds: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that they take."""
+        tensors = (self.inputs, self.before, self.after, self.weights, self.folds)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# Shows every token at a site to a function; the words are added to what the progress bar says.
+PassOver = Callable[[Callable[[Tokens], None], str], None]
+
+
+_KEPT_BYTES = 256 * 2**20
+
+
+class SitePasses:
+    """Passes over the slice at one site; a slice that is small there is run once and remembered.
+
+    Args:
+        model: The unpruned model.
+        examples: The slice.
+        port: The site.
+        earlier: The bypass of all sites before it, with what was fitted for them.
+        description: What the progress bar says.
+    """
+
+    def __init__(self, model: nn.Module, examples: Slice, port: Port, earlier: Bypass, description: str) -> None:
+        self._run = (model, examples, port, earlier)
+        self._description = description
+        self._kept: list[Tokens] = []
+        self._whole: bool | None = None  # not known before the first pass
+
+    def __call__(self, collect: Callable[[Tokens], None], words: str) -> None:
+        """Show every token of this process's share; the words are added to what the progress bar says."""
+        if self._whole:
+            with torch.inference_mode(), self._run[1].accelerator.autocast():
+                for tokens in self._kept:
+                    collect(tokens)
+            return
+        room = _KEPT_BYTES
+
+        def keep_and_collect(tokens: Tokens) -> None:
+            nonlocal room
+            room -= tokens.num_bytes
+            if self._whole is None and room >= 0:
+                self._kept.append(tokens)
+            collect(tokens)
+
+        go_over(*self._run, keep_and_collect, f"{self._description}{words}")
+        self._whole = self._whole is None and room >= 0
+        if not self._whole:
+            self._kept.clear()
+
+
+def go_over(
+    model: nn.Module,
+    examples: Slice,
+    port: Port,
+    earlier: Bypass,
+    collect: Callable[[Tokens], None],
+    description: str,
+) -> None:
+    """Show every token of this process's share of the slice at a site.
+
+    Args:
+        model: The unpruned model.
+        examples: The slice.
+        port: The site.
+        earlier: The bypass of all sites before it, with what was fitted for them.
+        collect: Is given the tokens of each batch.
+        description: What the progress bar says.
+    """
+    accelerator = examples.accelerator
+    batches = length_sorted_batches(examples.encoded, examples.batch_size)
+    places = iter(batches[accelerator.process_index :: accelerator.num_processes])
+
+    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with earlier:
+            inputs = entering(model, port, batch)
+        target = target_at(model, port, batch)
+        mask = _mask(batch)
+        weights = torch.ones(mask.shape, dtype=torch.float64, device="cpu")
+        weights[torch.arange(len(mask)), mask.int().argmax(1).cpu()] = examples.cls_weight
+        folds = torch.as_tensor(np.remainder(next(places), examples.folds)).unsqueeze(1).expand(mask.shape)
+        here = mask.cpu()
+        collect(
+            Tokens(
+                inputs[mask],
+                target.before[mask],
+                target.after[mask],
+                weights[here].to(*_double_on(inputs.device)),
+                folds[here].to(inputs.device),
+            )
+        )
+        return torch.zeros(len(mask), 1)
+
+    predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
+
+
+def _double_on(device: torch.device) -> tuple[torch.device, torch.dtype]:
+    return device, torch.float32 if device.type == "mps" else torch.float64
+
+
+def _mask(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Tell tokens from padding, ``(batch, seq)``."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    return torch.ones_like(next(iter(batch.values()))).bool()

@@ -1,0 +1,157 @@
+"""Where a site's input and its target are taken from a forward pass, which stops there.
+
+The input is what reaches the site in the pruned model so far; the target what the unpruned model has there: before the
+LayerNorm that stays, ``x + f(x)``, and after it; of an exact identity's site, simply its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_bert.architectures import Encoder, Part
+from prune_bert.compensation.settings import CompensationError
+from prune_bert.plan import NormRule, Site
+from prune_bert.stand_ins import Identity
+from prune_bert.surgery.probe import Call
+from prune_bert.surgery.swaps import hidden_argument
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Port:
+    """The modules at which a site, or a run of layers, is watched.
+
+    Attributes:
+        site: The site that carries the correction.
+        entry: Its input is the site's.
+        exit: Its output is the site's.
+        norm: The LayerNorm that stays, inside `exit`; None where there is none.
+        residual_outside: Whether the residual is added outside `exit` (DistilBERT).
+        work: The parameters of the matrices that go: what a token costs there, in multiplications.
+        width: The width of the hidden states.
+    """
+
+    site: Site
+    entry: nn.Module
+    exit: nn.Module
+    norm: nn.Module | None
+    residual_outside: bool
+    work: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the unpruned model has at a site, ``(batch, seq, hidden)``.
+
+    Attributes:
+        before: Before the LayerNorm that stays; the output where none does.
+        after: After it.
+    """
+
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+def port_of(encoder: Encoder, run: Sequence[Site], norm: NormRule, width: int) -> Port:
+    """Find the modules of a site, or of a run of adjacent layers, whose last site carries the correction.
+
+    Raises:
+        ArchitectureError: Only whole layers of the family are known.
+    """
+    parts = [(encoder.layers[site.layer], part) for site in run for part in _parts(encoder, site, norm)]
+    modules = [layer.get_submodule(part.path) for layer, part in parts]
+    for module in modules:
+        if isinstance(module, Identity):
+            raise CompensationError(f"{run[-1]} is pruned already; a compensation is fitted from the unpruned model")
+    carrier = next(number for number, (_, part) in enumerate(parts) if part.skipping != "ignored")
+    part = parts[-1][1] if run[-1].component == "layer" else parts[carrier][1]
+    # of a residual added outside, the site ends before the LayerNorm, unless that goes, too
+    residual_outside = part.skipping == "zero" and carrier == len(parts) - 1
+    kept = modules[-1].get_submodule(part.norm_path) if part.norm_path else None
+    work = sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
+    return Port(run[-1], modules[0], modules[-1], kept, residual_outside, work, width)
+
+
+def _parts(encoder: Encoder, site: Site, norm: NormRule) -> tuple[Part, ...]:
+    return (Part(""),) if site.component == "layer" else encoder.parts(site.component, norm)
+
+
+def entering(model: nn.Module, port: Port, batch: Batch) -> torch.Tensor:
+    """Run a model up to a site, and give what reaches it, ``(batch, seq, hidden)``."""
+    seen: list[torch.Tensor] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
+        raise _Reached
+
+    handle = port.entry.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        _run_until_reached(model, batch)
+    finally:
+        handle.remove()
+    return _seen_at(port, seen)
+
+
+def target_at(model: nn.Module, port: Port, batch: Batch) -> Target:
+    """Run the unpruned model through a site, and give what it has there."""
+    inputs: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+
+    def at_norm(module: nn.Module, args: tuple[Any, ...]) -> None:
+        inputs.append(args[0])
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs.append(_hidden_of(output))
+        raise _Reached
+
+    handles = [port.exit.register_forward_hook(leave)]
+    if port.norm is not None:
+        handles.append(port.norm.register_forward_pre_hook(at_norm))
+    elif port.residual_outside:
+        handles.append(port.exit.register_forward_pre_hook(enter, with_kwargs=True))
+    try:
+        _run_until_reached(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    after = _seen_at(port, outputs)
+    if port.residual_outside:
+        after = _seen_at(port, inputs) + after
+    return Target(_seen_at(port, inputs) if port.norm is not None else after, after)
+
+
+class _Reached(Exception):  # noqa: N818 (no error)
+    """Ends a forward pass at a site: what comes after it is not needed."""
+
+
+def _run_until_reached(model: nn.Module, batch: Batch) -> None:
+    try:
+        model(**batch)
+    except _Reached:
+        return
+
+
+def _seen_at(port: Port, seen: Sequence[torch.Tensor]) -> torch.Tensor:
+    if len(seen) != 1:
+        raise CompensationError(
+            f"{port.site} runs {len(seen)} times in a forward pass, so it has no one input and output; with "
+            "config.chunk_size_feed_forward set it to 0"
+        )
+    return seen[0]
+
+
+def _hidden_of(output: Any) -> torch.Tensor:
+    if isinstance(output, torch.Tensor):
+        return output
+    first: torch.Tensor = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
+    return first

@@ -1,0 +1,71 @@
+"""What a compensation is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from prune_bert.config.compensating import CompensationForm, CompensationOptions
+from prune_bert.corrections import Placement
+from prune_bert.errors import UserError
+
+
+class CompensationError(UserError, ValueError):
+    """A compensation that cannot be fitted: to these settings, this slice or this model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompensationSettings:
+    """Every knob of a compensation; the defaults are the configuration's.
+
+    Attributes:
+        form: ``"low_rank"``; ``"neurons"``, of an FFN a low rank beside its neurons of most effect; ``"affine"``,
+            a full map; or ``"bias"``, the mean of what was removed.
+        rank: The rank; None: for each site the one of least cross-validated error within `max_cost`.
+        max_cost: With no `rank`: the matrix work of a map, as a share of the sublayer's that it replaces.
+        neurons: How many neurons ``"neurons"`` keeps.
+        placement: Before or after the LayerNorm that stays.
+        refit_norm: Fit the scale and bias of that LayerNorm anew.
+        ridge: The strength of the ridge, times the mean square of an input channel; None: for each site the one of
+            least cross-validated error.
+        cls_weight: How many tokens the first one of an example counts for.
+        folds: Parts of the slice for cross-validation.
+
+    Raises:
+        CompensationError: A value is out of its range; the message lists all that are.
+    """
+
+    form: CompensationForm = "low_rank"
+    rank: int | None = CompensationOptions.compensation_rank
+    max_cost: float = CompensationOptions.compensation_max_cost
+    neurons: int = CompensationOptions.compensation_neurons
+    placement: Placement = CompensationOptions.compensation_placement
+    refit_norm: bool = CompensationOptions.compensation_refit_norm
+    ridge: float | None = CompensationOptions.compensation_ridge
+    cls_weight: float = CompensationOptions.compensation_cls_weight
+    folds: int = 4
+
+    def __post_init__(self) -> None:
+        rules = [
+            ("form", f"one of {', '.join(get_args(CompensationForm))}", self.form in get_args(CompensationForm)),
+            ("rank", "at least 1, or none", self.rank is None or self.rank >= 1),
+            ("max_cost", "above 0, to 1", 0 < self.max_cost <= 1),
+            ("neurons", "at least 1", self.neurons >= 1),
+            ("placement", f"one of {', '.join(get_args(Placement))}", self.placement in get_args(Placement)),
+            ("placement", "before, for the form neurons", self.placement == "before" or self.form != "neurons"),
+            ("ridge", "0 or more, or none", self.ridge is None or self.ridge >= 0),
+            ("cls_weight", "0 or more", self.cls_weight >= 0),
+            ("folds", "at least 2", self.folds >= 2),
+        ]
+        faults = [f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in rules if not holds]
+        if faults:
+            raise CompensationError("; ".join(f"compensation_{fault}" for fault in faults))
+
+    @classmethod
+    def from_options(cls, options: Any) -> CompensationSettings:
+        """Take the knobs from a configuration with `CompensationOptions`, whose ``compensation`` is not ``"none"``."""
+        knobs = {name: getattr(options, f"compensation_{name}") for name in _NAMES}
+        return cls(form=options.compensation, **knobs)
+
+
+_NAMES = ("rank", "max_cost", "neurons", "placement", "refit_norm", "ridge", "cls_weight")
