@@ -10,16 +10,20 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Comparison": "evaluation",
+    "Compensation": "compensation",
+    "CompensationSettings": "compensation",
     "Identity": "stand_ins",
     "LatencyPoint": "profiling",
     "PruningPlan": "plan",
     "PruningReport": "report",
+    "RecoverSettings": "recovery",
     "RunConfig": "config",
     "Site": "plan",
     "TaskScore": "evaluation",
     "UserError": "errors",
     "bypass": "surgery",
     "compare": "evaluation",
+    "compensate": "compensation",
     "drop": "surgery",
     "evaluate": "evaluation",
     "evaluate_plans": "evaluation",
@@ -28,6 +32,7 @@ _HOME = {
     "load_task": "tasks",
     "profile_model": "profiling",
     "prune": "pipeline",
+    "recover": "recovery",
     "replace_with_identity": "surgery",
     "save_pruned": "checkpoint",
     "score_sites": "importance",
@@ -38,6 +43,7 @@ __all__ = [*sorted(_HOME), "__version__"]
 
 if TYPE_CHECKING:
     from prune_bert.checkpoint import load_model, load_pruned, save_pruned
+    from prune_bert.compensation import Compensation, CompensationSettings, compensate
     from prune_bert.config import RunConfig
     from prune_bert.errors import UserError
     from prune_bert.evaluation import Comparison, TaskScore, compare, evaluate, evaluate_plans
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
     from prune_bert.pipeline import prune
     from prune_bert.plan import PruningPlan, Site
     from prune_bert.profiling import LatencyPoint, profile_model
+    from prune_bert.recovery import RecoverSettings, recover
     from prune_bert.report import PruningReport
     from prune_bert.search import search_plans
     from prune_bert.stand_ins import Identity

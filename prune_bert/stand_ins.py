@@ -278,7 +278,8 @@ def stand_in_for(
         norm = original.get_submodule(norm_path)
         _graft(stand_in, names, norm if fitted is None else fitted.norm_like(norm))
     if fitted is not None:
-        stand_in.add_module("correction", fitted.correction_like(next(original.parameters())))
+        weight = next(original.parameters(), fitted.correction.bias)
+        stand_in.add_module("correction", fitted.correction_like(weight))
     _add_recorders(stand_in, recorders)
     stand_in.training = original.training
     return stand_in

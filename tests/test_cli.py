@@ -30,6 +30,7 @@ OF_VERB = {
     "train": shlex.split("--model_name_or_path model --task_name sst2 --output_dir out"),
     "score": shlex.split("--model_name_or_path model --task_name sst2 --scorer top taylor --output_dir out"),
     "search": shlex.split("--model_name_or_path model --task_name sst2 --max_accuracy_drop 1 --output_dir out"),
+    "recover": shlex.split("--model_name_or_path model --task_name sst2 --plan layer:4 --output_dir out"),
     "report": shlex.split("--report out/report.json --output_dir again"),
 }
 HEAVY = [
@@ -148,7 +149,7 @@ def test_any_other_system_error_is_a_defect(pipeline):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "the verb comes first, expected one of prune, evaluate, benchmark, train, score, search, report"),
+        ("", "the verb comes first, expected one of prune, evaluate, benchmark, train, score, search, recover, report"),
         ("--config x.yaml", "the verb comes first"),
         ("prun", "unknown verb 'prun', expected one of .*, did you mean 'prune'?"),
         ("prune --ouput_dir x", "unknown flag --ouput_dir, did you mean --output_dir? "),

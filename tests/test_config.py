@@ -14,6 +14,7 @@ from prune_bert.config import (
     BenchmarkConfig,
     ConfigError,
     EvaluateConfig,
+    RecoverConfig,
     ReportConfig,
     RunConfig,
     ScoreConfig,
@@ -37,6 +38,7 @@ OF_VERB = {
     "train": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
     "score": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
     "search": {name: REQUIRED[name] for name in ("model_name_or_path", "task_name", "output_dir")},
+    "recover": REQUIRED,
     "report": {"report": "out/report.json", "output_dir": "again"},
 }
 NOT_TOGETHER = ("data_dir", "train_file", "validation_file", "lora_rank", "lora_alpha", "lora_target_modules")
@@ -198,7 +200,7 @@ def test_all_faults_are_listed_at_once_on_one_line(tmp_path):
         ('tokenizer_name: "a\\0b"', "tokenizer_name: expected text without a null character"),
         ("model_revision: 1234567", "model_revision: expected text, got 1234567: put it in quotes"),
         ("per-device-eval-batch-size: 8", "unknown, did you mean 'per_device_eval_batch_size'?"),
-        ("learning_rate: 1", "learning_rate: a field of train, not of prune"),
+        ("learning_rate: 1", "learning_rate: a field of train and recover, not of prune"),
         ("train_file: a.csv", "validation_file: missing, with train_file alone there is nothing to score on"),
     ],
 )
@@ -220,7 +222,7 @@ def test_a_fault_names_the_field_what_was_given_and_what_was_expected(line, expe
         ("lora_target_modules: [query]", "lora_target_modules: given while lora_rank is 0"),
         ("lora_alpha: 3", "lora_alpha: given while lora_rank is 0"),
         ("validation_file: a.csv", "train_file: missing, validation_file is only scored on"),
-        ("plan: layer:4", "plan: a field of prune and evaluate and benchmark, not of train"),
+        ("plan: layer:4", "plan: a field of prune and evaluate and benchmark and recover, not of train"),
     ],
 )
 def test_faults_of_a_training_config(line, expected, tmp_path):
@@ -371,6 +373,7 @@ def test_the_verbs_have_their_configs():
         "train": TrainConfig,
         "score": ScoreConfig,
         "search": SearchConfig,
+        "recover": RecoverConfig,
         "report": ReportConfig,
     }
 

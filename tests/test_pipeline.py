@@ -18,7 +18,7 @@ import yaml
 
 from prune_bert import PruningPlan, RunConfig, bypass, load_model, load_task, prune
 from prune_bert.cli import main
-from prune_bert.pipeline import pruning
+from prune_bert.pipeline import comparing, reporting
 from prune_bert.report import SCHEMA_PATH, read_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -228,7 +228,7 @@ def test_another_run_does_not_resume_this_one(flags, capsys, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pruning, "profile_plan", stop)
+    monkeypatch.setattr(comparing, "time_variants", stop)
     assert run("prune", flags, capsys)[0] == 130
     steps = flags["output_dir"].with_name(".out.unfinished") / "steps"
     before = (steps / "score baseline.json").stat().st_mtime_ns
@@ -316,7 +316,7 @@ def test_an_overwritten_directory_stays_until_the_run_is_done(flags, capsys, mon
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pruning, "write_report", full)
+    monkeypatch.setattr(reporting, "write_report", full)
     code, _, err = run("prune", flags, capsys, overwrite_output_dir="true", profile="false")
     assert code == 2
     assert "no space left" in err

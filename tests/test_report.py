@@ -27,11 +27,13 @@ from prune_bert.profiling import LatencyPoint, ModelSize
 from prune_bert.report import (
     SCHEMA_PATH,
     SCHEMA_VERSION,
+    CompensatedSite,
     Estimate,
     Flips,
     ModelInfo,
     PlanInfo,
     PruningReport,
+    RecoveryInfo,
     ReportError,
     Row,
     SiteCost,
@@ -108,11 +110,43 @@ def make_report(
         rows=tuple(row(index) for index in range(rows)),
         site_costs=tuple(SiteCost(site, cost, Flips(2, 1)) for site in parsed) if sites else (),
         notes=tuple(changes.get("notes", ("labels were matched by name",))),
+        compensated_sites=changes.get("compensated_sites", ()),
+        recovery=changes.get("recovery"),
+        checkpoint_format=changes.get("checkpoint_format"),
         config={"plan": plan, "profile_batch_sizes": (1, 32), "output_dir": Path("out")} | changes.get("config", {}),
         step_seconds={"baseline": 2.5},
     )
 
 
+FITTED = tuple(
+    CompensatedSite(
+        site=site,
+        form="low_rank",
+        rank=32,
+        ridge=1e-4,
+        error=0.512,
+        tokens=9000,
+        parameters=25_728,
+        replaced_parameters=1_181_568,
+        flops=6_300_000,
+        replaced_flops=302_000_000,
+        latency_ms=0.21,
+        replaced_latency_ms=1.9,
+    )
+    for site in PruningPlan.parse("attention:1 ffn:0,2")
+)
+TRAINED = RecoveryInfo(
+    method="distillation",
+    schedule="at_once",
+    steps=200,
+    train_samples=7373,
+    selection_samples=512,
+    seconds=93.0,
+    stopped_early=True,
+    best_step=100,
+    losses=((1, 0.9), (100, 0.4), (200, 0.3)),
+    selection_losses=((0, 1.0), (100, 0.5), (200, 0.6)),
+)
 SHAPES = {
     "usual": {},
     "baseline only, nothing else": {"rows": 1, "grid": (), "plan": "", "sites": False, "size": False},
@@ -123,6 +157,15 @@ SHAPES = {
     "regression": {"metrics": ("pearson", "spearmanr"), "regression": True},
     "every sublayer": {"plan": "attention:0-11 ffn:0-11 norm=skip"},
     "a metric of the user's own": {"metrics": ("exact_match",)},
+    "compensated and recovered": {"rows": 4, "compensated_sites": FITTED, "recovery": TRAINED},
+    "compensated, nothing measured": {
+        "rows": 3,
+        "grid": (),
+        "compensated_sites": (CompensatedSite(site=Site(0, "ffn"), form="affine"),),
+    },
+    "recovered, nothing chosen": {
+        "recovery": dataclasses.replace(TRAINED, selection_samples=0, best_step=None, selection_losses=(), lora_rank=8)
+    },
 }
 
 
@@ -309,7 +352,7 @@ def test_every_renderer_takes_every_shape(shaped, page_of):
         for row in shaped.rows:
             assert row.name in text
         assert "88.0 to 92.0" in text.replace("\N{NO-BREAK SPACE}", " ")
-        assert ("was not measured" in text) == (not shaped.final.latency)
+        assert ("was not measured" in " ".join(text.split())) == (not shaped.final.latency)
         assert "None" not in text.replace(">None<", "")
 
 
@@ -444,6 +487,50 @@ def test_undefined_figures_are_rendered_as_such():
     assert PruningReport.from_json(report.to_json()) == report
 
 
+def test_a_compensation_is_shown_with_what_it_costs_against_what_it_replaces():
+    report = make_report(rows=4, compensated_sites=FITTED)
+    for text in (to_html(report), to_markdown(report), model_card(report), terminal(report)):
+        for said in ("low rank", "0.512", "25.7 k", "for 1.18 M"):
+            assert said in text
+    assert "for 1.90 ms" in to_markdown(report)
+    assert tracker_values(report)["compensation/ffn:0/error"] == 0.512
+    assert "stands in" not in to_markdown(make_report())
+
+
+def test_a_recovery_is_shown_with_its_curve_and_its_time(tmp_path):
+    report = make_report(rows=4, recovery=TRAINED)
+    final = dataclasses.replace(report.final, made_in_seconds=93.0)
+    report = dataclasses.replace(report, rows=(*report.rows[:-1], final))
+    said = " ".join(sentences(report))
+    assert "The recovery, by distillation, took 200 steps on 7,373 training examples, in 93.0 s." in said
+    assert "made in" in to_markdown(report)
+    assert tracker_values(report)["recovered/made_in_seconds"] == 93.0
+    names = {path.name for path in write_report(report, tmp_path)}
+    assert {"training.png", "training.svg"} <= names
+    write_report(make_report(), tmp_path)
+    assert not list(tmp_path.glob("training.*"))
+
+
+@pytest.mark.parametrize(
+    ("pruned", "final", "says"),
+    [
+        (-0.05, -0.02, "Of the 5.0 points that the removal alone cost, 3.0 came back."),
+        (-0.05, -0.06, "Of the 5.0 points that the removal alone cost, none came back."),
+        (-0.05, 0.01, "Of the 5.0 points that the removal alone cost, all came back."),
+        (0.01, 0.02, None),
+        (float("nan"), 0.02, None),
+    ],
+)
+def test_what_came_back_is_counted_from_the_pruned_row(pruned, final, says):
+    report = make_report(rows=3)
+    rows = [
+        dataclasses.replace(row, difference={"accuracy": Estimate(value)})
+        for row, value in zip(report.rows[1:], (pruned, final), strict=True)
+    ]
+    said = sentences(dataclasses.replace(report, rows=(report.baseline, *rows)))
+    assert [one for one in said if "came back" in one] == ([] if says is None else [says])
+
+
 def test_the_site_that_hurts_most_comes_first():
     report = make_report()
     costs = tuple(
@@ -472,6 +559,7 @@ def test_a_local_base_model_is_not_passed_off_as_a_hub_id_and_a_compact_one_load
         front = yaml.safe_load(model_card(make_report(model=local)).split("---")[1])
         assert "base_model" not in front
     assert "load_pruned" in model_card(make_report(config={"checkpoint_format": "compact"}))
+    assert "load_pruned" in model_card(make_report(checkpoint_format="compact"))
 
 
 def test_trackers_get_flat_finite_figures(shaped):

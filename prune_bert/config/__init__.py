@@ -5,6 +5,7 @@ neither torch nor pydantic nor yaml.
 """
 
 from prune_bert.config.checking import Config, ConfigError
+from prune_bert.config.compensating import CompensationForm, CompensationOptions
 from prune_bert.config.fields import Group, groups
 from prune_bert.config.loading import dump, load_config
 from prune_bert.config.options import (
@@ -12,6 +13,7 @@ from prune_bert.config.options import (
     BudgetOptions,
     CalibrationOptions,
     ModelOptions,
+    NormOptions,
     OutputOptions,
     ProfileOptions,
     PruneOptions,
@@ -22,10 +24,12 @@ from prune_bert.config.options import (
     TrackingOptions,
     TrainOptions,
 )
+from prune_bert.config.recovering import RecoverOptions
 from prune_bert.config.verbs import (
     VERBS,
     BenchmarkConfig,
     EvaluateConfig,
+    RecoverConfig,
     ReportConfig,
     RunConfig,
     ScoreConfig,
@@ -39,14 +43,19 @@ __all__ = [
     "BenchmarkConfig",
     "BudgetOptions",
     "CalibrationOptions",
+    "CompensationForm",
+    "CompensationOptions",
     "Config",
     "ConfigError",
     "EvaluateConfig",
     "Group",
     "ModelOptions",
+    "NormOptions",
     "OutputOptions",
     "ProfileOptions",
     "PruneOptions",
+    "RecoverConfig",
+    "RecoverOptions",
     "ReportConfig",
     "RunConfig",
     "RuntimeOptions",

@@ -8,6 +8,7 @@ from typing import Any
 
 from prune_bert.config.fields import about, fields_in_order, is_required, type_hints
 from prune_bert.config.options import TaskOptions, TrainOptions
+from prune_bert.config.recovering import RecoverOptions
 from prune_bert.config.values import read_value
 from prune_bert.errors import UserError
 
@@ -102,4 +103,5 @@ def _train_faults(values: Mapping[str, Any]) -> Iterator[str]:
 _TOGETHER: tuple[tuple[type, Callable[[Mapping[str, Any]], Iterator[str]]], ...] = (
     (TaskOptions, _task_faults),
     (TrainOptions, _train_faults),
+    (RecoverOptions, _train_faults),
 )

@@ -19,9 +19,10 @@ class Group(NamedTuple):
 def groups(cls: Any) -> tuple[Group, ...]:
     """Give the fields of a configuration class by the option groups it is composed of, then its own."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    found = []
+    found: list[Group] = []
     for part in [*cls.__bases__, cls]:
-        own = tuple(fields[name] for name in inspect.get_annotations(part) if name in fields)
+        shown = {field.name for group in found for field in group.fields}  # a default of the class's own stays in place
+        own = tuple(fields[name] for name in inspect.get_annotations(part) if name in fields and name not in shown)
         if own:
             title = part.__name__.removesuffix("Options").removesuffix("Config").lower()
             found.append(Group(title, own))

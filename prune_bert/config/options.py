@@ -1,7 +1,8 @@
 """The knobs, in groups: what each is called, its type, its default, its range and its line of help.
 
-Defaults live here and in ``verbs`` and nowhere else. A group is a frozen keyword-only dataclass without a
-base; the verbs' configurations are composed of groups. A list is a tuple once it is read.
+Defaults live here, in ``compensating``, in ``recovering`` and in ``verbs``, and nowhere else. A group is a frozen
+keyword-only dataclass without a base; the verbs' configurations are composed of groups. A list is a tuple once it is
+read.
 """
 
 from __future__ import annotations
@@ -204,9 +205,11 @@ class PruneOptions:
     """What is removed, and what is made of it."""
 
     plan: str = field(metadata=ABOUT_PLAN)
-    checkpoint_format: Literal["portable", "compact"] = field(
-        default="portable",
-        metadata=About(help="portable: plain transformers loads it; compact: smaller, load_pruned loads it"),
+    checkpoint_format: Literal["portable", "compact"] | None = field(
+        default=None,
+        metadata=About(
+            help="portable: plain transformers loads it; compact: load_pruned loads it; none: portable where it can be"
+        ),
     )
     save_model: bool = field(default=True, metadata=About(help="save the pruned model"))
     measure_site_costs: bool = field(
@@ -272,12 +275,18 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """On which slice of the training data something is chosen."""
+    """On which slice of the training data something is chosen or fitted."""
 
     max_calibration_samples: int = field(
         default=512,
-        metadata=About(help="training examples to choose on, evenly spaced", metavar="N", at_least=2),
+        metadata=About(help="training examples to choose and to fit on, evenly spaced", metavar="N", at_least=2),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormOptions:
+    """What a removed sublayer leaves."""
+
     norm: Literal["keep", "skip"] = field(
         default="keep", metadata=About(help="what a removed sublayer leaves: its LayerNorm (keep) or nothing (skip)")
     )
@@ -347,9 +356,12 @@ class SearchOptions:
         default=None,
         metadata=About(help="which sites: layer, attention, ffn; none: as suits the strategy", metavar="COMPONENT"),
     )
-    objective: Literal["loss", "metric", "agreement"] = field(
-        default="loss",
-        metadata=About(help="what is kept up: the loss, the headline metric, or the unpruned model's predictions"),
+    objective: Literal["loss", "metric", "agreement", "divergence"] | None = field(
+        default=None,
+        metadata=About(
+            help="what to keep: loss, metric, or, of the unpruned model's predictions, agreement or least divergence; "
+            "none: loss, or divergence with a compensation"
+        ),
     )
     beam_width: int | None = field(
         default=None,
@@ -362,7 +374,9 @@ class SearchOptions:
     )
     racing: bool | None = field(
         default=None,
-        metadata=About(help="drop plans early that cannot win; none: with beam only", metavar="true|false"),
+        metadata=About(
+            help="drop plans early that cannot win; none: with beam only, where nothing is fitted", metavar="true|false"
+        ),
     )
     racing_confidence: float = field(
         default=0.95,

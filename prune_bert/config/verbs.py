@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from prune_bert.config.checking import Config
+from prune_bert.config.compensating import CompensationOptions
 from prune_bert.config.options import (
     ABOUT_PLAN,
     About,
     BudgetOptions,
     CalibrationOptions,
     ModelOptions,
+    NormOptions,
     OutputOptions,
     ProfileOptions,
     PruneOptions,
@@ -23,6 +25,7 @@ from prune_bert.config.options import (
     TrackingOptions,
     TrainOptions,
 )
+from prune_bert.config.recovering import RecoverOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class RunConfig(
     ModelOptions,
     TaskOptions,
     PruneOptions,
+    CompensationOptions,
+    CalibrationOptions,
     RuntimeOptions,
     ProfileOptions,
     OutputOptions,
@@ -59,7 +64,49 @@ class TrainConfig(ModelOptions, TaskOptions, TrainOptions, RuntimeOptions, Outpu
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(ModelOptions, TaskOptions, ScoreOptions, CalibrationOptions, RuntimeOptions, OutputOptions, Config):
+class RecoverConfig(
+    ModelOptions,
+    TaskOptions,
+    PruneOptions,
+    CompensationOptions,
+    CalibrationOptions,
+    RecoverOptions,
+    RuntimeOptions,
+    ProfileOptions,
+    OutputOptions,
+    TrackingOptions,
+    Config,
+):
+    """Remove what a plan names, train the rest to get back what that cost, and report accuracy against speed."""
+
+    plan: str | None = field(  # type: ignore[assignment]  # frozen, so wider is no harm
+        default=None,
+        metadata=About(
+            help="the sites to remove, such as 'attention:4 ffn:0,2'; none: the model is pruned already",
+            metavar="SITES",
+            may_be_empty=True,
+        ),
+    )
+    teacher_name_or_path: str | None = field(
+        default=None,
+        metadata=About(
+            help="the unpruned model, for distillation and as the baseline, where the model is pruned already",
+            metavar="DIR_OR_ID",
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(
+    ModelOptions,
+    TaskOptions,
+    ScoreOptions,
+    NormOptions,
+    CalibrationOptions,
+    RuntimeOptions,
+    OutputOptions,
+    Config,
+):
     """Score what each layer and sublayer is worth on a task, by one or more published scorers."""
 
 
@@ -69,6 +116,8 @@ class SearchConfig(
     TaskOptions,
     BudgetOptions,
     SearchOptions,
+    NormOptions,
+    CompensationOptions,
     CalibrationOptions,
     RuntimeOptions,
     OutputOptions,
@@ -92,6 +141,7 @@ VERBS: Mapping[str, type[Config]] = MappingProxyType(
         "train": TrainConfig,
         "score": ScoreConfig,
         "search": SearchConfig,
+        "recover": RecoverConfig,
         "report": ReportConfig,
     }
 )

@@ -47,26 +47,70 @@ def open_calibration(config: Any, accelerator: Accelerator, *, needs_labels: boo
         TaskError: If there is no training data, the data cannot be loaded, or its labels are not the model's.
         SearchError: If the calibration slice overlaps the validation data.
     """
+    samples = config.max_calibration_samples
+    return open_with_train(config, accelerator, "calibration", samples, needs_labels=needs_labels)
+
+
+def open_with_train(
+    config: Any,
+    accelerator: Accelerator,
+    use: str,
+    samples: int | None,
+    *,
+    needs_labels: bool = True,
+    labeller: LoadedModel | None = None,
+) -> CalibrationSession:
+    """Load the model of a config, rows of the training data for some use, and the validation data.
+
+    Args:
+        config: The model and the data.
+        accelerator: Device, precision and processes.
+        use: What the rows are for, in a word.
+        samples: At most how many; None for all.
+        needs_labels: Refuse data without labels.
+        labeller: Whose predictions are the labels of data that have none; by default the model itself.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+        TaskError: If there is no training data, the data cannot be loaded, or its labels are not the model's.
+        SearchError: If the rows overlap the validation data.
+    """
     if config.validation_file is not None and config.train_file is None:
-        raise SearchError("there is no train split to choose on: give --train_file beside --validation_file")
+        raise SearchError(f"there is no train split for {use}: give --train_file beside --validation_file")
     unlabelled = config.task_name is None and config.label_column is None and not needs_labels
-    splits, limits = ("train", config.eval_split), {"train": config.max_calibration_samples}
+    splits, limits = ("train", config.eval_split), {} if samples is None else {"train": samples}
     if unlabelled:
         loaded = load_model(config.model_name_or_path, **model_settings(config))
         data = load_data(config, splits, limits, list(_names(loaded).values()))
     else:
         data = load_data(config, splits, limits)
         loaded = load_model(config.model_name_or_path, **model_settings(config))
-    calibration, overlap = without_overlap(data["train"], data[config.eval_split])
-    calibration, _ = align_labels(calibration, _names(loaded))
+    rows, overlap = without_overlap(data["train"], data[config.eval_split], use)
+    rows, _ = align_labels(rows, _names(loaded))
     validation, note = align_labels(data[config.eval_split], _names(loaded))
     if unlabelled:
-        calibration, validation = (
-            _self_labelled(config, loaded, split, accelerator) for split in (calibration, validation)
+        rows, validation = (
+            _self_labelled(config, labeller or loaded, split, accelerator) for split in (rows, validation)
         )
         note = "the data have no labels: every accuracy is the share of examples on which the unpruned model agrees"
     notes = (*loaded.notes, *((note,) if note else ()), *overlap)
-    return CalibrationSession(loaded, calibration, validation, notes)
+    return CalibrationSession(loaded, rows, validation, notes)
+
+
+def calibration_slice(config: Any, session: CalibrationSession) -> tuple[TaskData, tuple[str, ...]]:
+    """Load the calibration slice beside a session whose rows are for something else; its labels mean nothing.
+
+    Returns:
+        The slice, and what a reader of the results should know.
+
+    Raises:
+        SearchError: If the slice overlaps the validation data.
+    """
+    unlabelled = config.task_name is None and config.label_column is None
+    placeholders = list(_names(session.loaded).values()) if unlabelled else None
+    limits = {"train": config.max_calibration_samples}
+    data = load_data(config, ("train", config.eval_split), limits, placeholders)
+    return without_overlap(data["train"], session.validation)
 
 
 def _names(loaded: LoadedModel) -> dict[int, str]:
@@ -83,8 +127,15 @@ def _self_labelled(config: Any, loaded: LoadedModel, data: TaskData, accelerator
     return dataclasses.replace(data, dataset=labelled)
 
 
-def without_overlap(calibration: TaskData, validation: TaskData) -> tuple[TaskData, tuple[str, ...]]:
-    """Leave out the few calibration rows whose text is in the validation data, too, and say so.
+def without_overlap(
+    calibration: TaskData, validation: TaskData, use: str = "calibration"
+) -> tuple[TaskData, tuple[str, ...]]:
+    """Leave out the few rows whose text is in the validation data, too, and say so.
+
+    Args:
+        calibration: The rows.
+        validation: The validation data.
+        use: What the rows are for, in a word.
 
     Raises:
         SearchError: If they are more than a few: then one file was made of the other.
@@ -95,13 +146,22 @@ def without_overlap(calibration: TaskData, validation: TaskData) -> tuple[TaskDa
     shared = n - len(kept)
     if not shared:
         return calibration, ()
-    said = f"{shared} of the {n} calibration rows {'is' if shared == 1 else 'are'} also in {validation.split}"
+    said = f"{shared} of the {n} {use} rows {'is' if shared == 1 else 'are'} also in {validation.split}"
     if shared > _ACCIDENTAL_SHARE * n:
         raise SearchError(
             f"{said} ({calibration.source}; {validation.source}): what is chosen on rows would be reported on the same "
             "rows; take training data that shares none with the validation data"
         )
     return dataclasses.replace(calibration, dataset=calibration.dataset.select(kept)), (f"{said} and left out",)
+
+
+def rows_apart(rows: TaskData, other: TaskData, count: int) -> TaskData:
+    """Take at most so many rows, evenly spaced, of those whose text is not in other data."""
+    taken = set(_texts(other))
+    apart = [row for row, text in enumerate(_texts(rows)) if text not in taken]
+    count = min(count, len(apart))
+    kept = [apart[index * len(apart) // count] for index in range(count)]
+    return dataclasses.replace(rows, dataset=rows.dataset.select(kept))
 
 
 def _texts(data: TaskData) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,6 +33,26 @@ def score_model(
     )
 
 
+def time_variants(
+    config: Any,
+    variants: Mapping[str, AbstractContextManager[Any]],
+    batch_sizes: Sequence[int],
+    sequence_lengths: Sequence[int],
+) -> list[LatencyPoint]:
+    """Time what contexts give in turns, the first being the baseline; each is entered again and again."""
+    return profile_model(
+        {name: lambda one=one: one for name, one in variants.items()},  # type: ignore[misc]
+        batch_sizes=batch_sizes,
+        sequence_lengths=sequence_lengths,
+        rounds=config.profile_rounds,
+        warmup=config.profile_warmup,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+        n_resamples=config.n_resamples,
+        progress=True,
+    )
+
+
 def time_plans(
     config: Any,
     model: nn.Module,
@@ -44,17 +65,7 @@ def time_plans(
     The bypasses are made once: entering one again only moves references.
     """
     made = {name: bypass(model, plan) for name, plan in plans.items()}
-    return profile_model(
-        {name: lambda one=one: one for name, one in made.items()},  # type: ignore[misc]
-        batch_sizes=batch_sizes,
-        sequence_lengths=sequence_lengths,
-        rounds=config.profile_rounds,
-        warmup=config.profile_warmup,
-        mixed_precision=config.mixed_precision,
-        seed=config.seed,
-        n_resamples=config.n_resamples,
-        progress=True,
-    )
+    return time_variants(config, made, batch_sizes, sequence_lengths)
 
 
 def profile_plan(config: Any, model: nn.Module, plan: PruningPlan) -> list[LatencyPoint]:

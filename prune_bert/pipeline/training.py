@@ -68,8 +68,9 @@ def _limits(config: TrainConfig) -> dict[str, int]:
 
 
 def _settings(config: TrainConfig) -> TrainSettings:
-    """Take the loop's knobs from the config; they have the same names."""
-    return TrainSettings(**{knob.name: getattr(config, knob.name) for knob in fields(TrainSettings)})
+    """Take the loop's knobs from the config, under the same names; those that the verb lacks keep their default."""
+    names = [knob.name for knob in fields(TrainSettings) if hasattr(config, knob.name)]
+    return TrainSettings(**{name: getattr(config, name) for name in names})
 
 
 def _scorer(

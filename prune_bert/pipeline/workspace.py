@@ -40,14 +40,19 @@ class Workspace:
         self._accelerator = accelerator
         self._lock: Any = None
 
-    def open(self, fingerprint: Mapping[str, Any]) -> bool:
+    def open(self, fingerprint: Mapping[str, Any], *, resume: bool = True, precious: str | None = None) -> bool:
         """Make the directory, or take up the one of a killed run with the same fingerprint.
+
+        Args:
+            fingerprint: What the results depend on.
+            resume: Take up what is there; otherwise start afresh.
+            precious: A subdirectory of training checkpoints: another run's are not thrown away unasked.
 
         Returns:
             Whether there is something to resume.
 
         Raises:
-            WorkspaceError: If a living process is at work in it, or it cannot be made.
+            WorkspaceError: If a living process is at work in it, it cannot be made, or it holds another run's training.
         """
         resumed = False
         if self._accelerator.is_main_process:
@@ -60,9 +65,11 @@ class Workspace:
             self._lock = _lock(self.directory)
             digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
             marker = self.directory / "fingerprint"
-            if marker.is_file() and marker.read_text() == digest:
+            if resume and marker.is_file() and marker.read_text() == digest:
                 resumed = (self.directory / _STEPS).is_dir() and any((self.directory / _STEPS).iterdir())
             else:
+                if resume and precious is not None:
+                    _refuse_training(self.directory, precious)
                 _empty(self.directory)
                 (self.directory / _STEPS).mkdir()
                 _write(marker, digest)
@@ -135,6 +142,19 @@ def _lock(directory: Path) -> Any:
             f"another run is at work on this output_dir (it holds {str(directory)!r}): wait for it, or choose another"
         ) from error
     return file
+
+
+def _refuse_training(directory: Path, name: str) -> None:
+    """Keep the hours of training that a run with other settings has left.
+
+    Raises:
+        WorkspaceError: There are some.
+    """
+    if any((directory / name).rglob("checkpoint-*.pt")):
+        raise WorkspaceError(
+            f"{str(directory)!r} holds the unfinished training of another run (other settings, model or data): finish "
+            "that with its own settings, choose another --output_dir, or pass --no_resume to throw it away"
+        )
 
 
 def _empty(directory: Path) -> None:

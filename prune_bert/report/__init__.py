@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from prune_bert.report.model import SCHEMA_PATH, SCHEMA_VERSION, PruningReport, read_report
 from prune_bert.report.records import (
+    CompensatedSite,
     Estimate,
     Flips,
     ModelInfo,
     PlanInfo,
+    RecoveryInfo,
     ReportError,
     Row,
     SiteCost,
@@ -21,11 +23,13 @@ from prune_bert.report.writer import write_report
 __all__ = [
     "SCHEMA_PATH",
     "SCHEMA_VERSION",
+    "CompensatedSite",
     "Estimate",
     "Flips",
     "ModelInfo",
     "PlanInfo",
     "PruningReport",
+    "RecoveryInfo",
     "ReportError",
     "Row",
     "SiteCost",

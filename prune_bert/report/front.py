@@ -160,7 +160,9 @@ def front_table(report: SearchReport) -> Table:
 def front_sentences(report: SearchReport) -> list[str]:
     """Say the result in a few sentences."""
     search, setting = report.search, report.setting_text
-    count = f"{search['strategy']} evaluated {search['evaluated']:,} plans in {words.seconds(search['seconds'])}"
+    fitted = search.get("compensation", "")
+    each = f", each with {fitted}" if fitted else ""
+    count = f"{search['strategy']} evaluated {search['evaluated']:,} plans in {words.seconds(search['seconds'])}{each}"
     cut = f", and cut {search['cut']:,} early at {search['confidence']:.0%} confidence" if search["cut"] else ""
     said = [f"{count}{cut}; {len(report.front)} of them are shown: no other is both as accurate and as fast."]
     point = next((point for point in report.front if point.chosen), None)

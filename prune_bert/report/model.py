@@ -12,8 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from prune_bert.report.records import (
+    CompensatedSite,
     ModelInfo,
     PlanInfo,
+    RecoveryInfo,
     ReportError,
     Row,
     SiteCost,
@@ -40,6 +42,10 @@ class PruningReport:
     plan: PlanInfo
     rows: tuple[Row, ...]
     site_costs: tuple[SiteCost, ...] = ()
+    compensated_sites: tuple[CompensatedSite, ...] = ()
+    recovery: RecoveryInfo | None = None
+    checkpoint_format: str | None = None
+    """In which the model was saved; None where it was not, or in a report that does not say."""
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     step_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +99,10 @@ class PruningReport:
     def final(self) -> Row:
         """The last state of the model: what the user ends up with."""
         return self.rows[-1]
+
+    def row(self, name: str) -> Row | None:
+        """The state of a name, or None where there is no such row."""
+        return next((row for row in self.rows if row.name == name), None)
 
     @property
     def headline(self) -> str:

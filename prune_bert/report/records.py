@@ -116,9 +116,11 @@ class Row:
     latency: tuple[LatencyPoint, ...] = ()
     seconds: float | None = None
     """How long the evaluation took."""
+    made_in_seconds: float | None = None
+    """How long the fit of a compensation, or the training of a recovery, took."""
 
     def __post_init__(self) -> None:
-        for name in ("loss", "agreement", "seconds"):
+        for name in ("loss", "agreement", "seconds", "made_in_seconds"):
             object.__setattr__(self, name, finite(getattr(self, name)))
 
 
@@ -129,6 +131,72 @@ class SiteCost:
     site: Site
     difference: Mapping[str, Estimate]
     flips: Flips | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompensatedSite:
+    """What stands in the place of one site, how it was fitted, and what it costs against what it replaces.
+
+    Attributes:
+        site: Where it stands; of a run of adjacent layers the last.
+        form: ``bias``, ``low_rank``, ``neurons`` or ``affine``.
+        rank: Of the map; None for a full one.
+        neurons: How many of the FFN's own neurons were kept.
+        ridge: The strength of the ridge.
+        error: The cross-validated squared error, as a share of that of the mean alone.
+        tokens: How many tokens it was fitted to.
+        parameters: Of the stand-in, with what else stays there; likewise the FLOPs and the median latency.
+        replaced_parameters: Of what it replaces; likewise.
+    """
+
+    site: Site
+    form: str
+    rank: int | None = None
+    neurons: int = 0
+    ridge: float | None = None
+    error: float | None = None
+    tokens: int | None = None
+    parameters: int | None = None
+    replaced_parameters: int | None = None
+    flops: int | None = None
+    replaced_flops: int | None = None
+    latency_ms: float | None = None
+    replaced_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ridge", "error", "latency_ms", "replaced_latency_ms"):
+            object.__setattr__(self, name, finite(getattr(self, name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryInfo:
+    """How a recovery was trained.
+
+    Attributes:
+        method: ``fine_tuning`` or ``distillation``.
+        schedule: ``at_once`` or ``gradual``.
+        lora_rank: Of the adapter that was merged; 0 where all weights were trained.
+        steps: Optimiser steps taken.
+        train_samples: Rows trained on.
+        selection_samples: Rows set aside to choose the weights by.
+        seconds: The whole training took.
+        stopped_early: Whether it ended before its last step.
+        best_step: The step whose weights were kept, 0 for those it began with; None where none were chosen.
+        losses: Step, and the mean training loss since the one before.
+        selection_losses: Step, and the loss on the rows set aside.
+    """
+
+    method: str
+    schedule: str
+    steps: int
+    train_samples: int
+    seconds: float
+    lora_rank: int = 0
+    selection_samples: int = 0
+    stopped_early: bool = False
+    best_step: int | None = None
+    losses: tuple[tuple[int, float], ...] = ()
+    selection_losses: tuple[tuple[int, float], ...] = ()
 
 
 def finite(value: float | None) -> float | None:

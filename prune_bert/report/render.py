@@ -17,6 +17,7 @@ from prune_bert.report.plots import accuracy_speed_plot, as_inline_svg, site_cos
 from prune_bert.report.records import Row
 from prune_bert.report.summary import sentences
 from prune_bert.report.tiles import tiles
+from prune_bert.report.training_plot import training_plot
 
 TEMPLATES = __file__.removesuffix("render.py") + "templates"
 
@@ -28,7 +29,7 @@ def to_markdown(report: PruningReport) -> str:
 
 def to_html(report: PruningReport) -> str:
     """Render the report as one HTML file: styles and plots inside, no script, nothing fetched."""
-    costs = site_costs_plot(report)
+    costs, training = site_costs_plot(report), training_plot(report)
     return (
         template_environment()
         .get_template("report.html.j2")
@@ -37,6 +38,7 @@ def to_html(report: PruningReport) -> str:
             tiles=tiles(report),
             accuracy_speed=Markup(as_inline_svg(accuracy_speed_plot(report), "speed")),
             site_costs_figure=Markup(as_inline_svg(costs, "sites")) if costs else None,
+            training_figure=Markup(as_inline_svg(training, "training")) if training else None,
         )
     )
 
@@ -48,7 +50,7 @@ def model_card(report: PruningReport) -> str:
     text only, since the hub takes no path for it.
     """
     front = yaml.safe_dump(_front_matter(report), sort_keys=False, allow_unicode=True, width=1000)
-    compact = report.config.get("checkpoint_format") == "compact"
+    compact = (report.checkpoint_format or report.config.get("checkpoint_format")) == "compact"
     return (
         template_environment()
         .get_template("model_card.md.j2")
@@ -67,6 +69,7 @@ def _view(report: PruningReport) -> dict[str, Any]:
         "latency_table": tables.latency(report),
         "size_table": tables.sizes(report),
         "sites_table": tables.site_costs(report),
+        "compensated_table": tables.compensated_sites(report),
         "facts": tables.facts(report),
         "config": json.dumps(report.config, indent=2, ensure_ascii=False),
         "metric": words.metric_name(report.headline),

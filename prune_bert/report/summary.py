@@ -24,7 +24,8 @@ def sentences(report: PruningReport) -> list[str]:
     if report.final is report.baseline:
         said.append(f"{_score(report, report.baseline)}.")
     else:
-        said += [_cost(report), *_flips(report.final), *_on_the_way(report), *_speed(report), *_size(report)]
+        said += [_cost(report), *_flips(report.final), *_on_the_way(report), *_given_back(report), *_made(report)]
+        said += [*_speed(report), *_size(report)]
     if not report.final.latency:
         said.append("Speed was not measured.")
     return said
@@ -90,6 +91,40 @@ def _on_the_way(report: PruningReport) -> list[str]:
         beginning = OTHER_ROWS.get(row.name, row.name)
         said.append(f"{beginning} it was {words.with_interval(row.metrics[report.headline])}.")
     return said
+
+
+def _given_back(report: PruningReport) -> list[str]:
+    """Say how much of what the removal alone had cost was given back."""
+    pruned, final = report.row("pruned"), report.final
+    if pruned is None or pruned is final:
+        return []
+    first, last = ((row.difference or {}).get(report.headline) for row in (pruned, final))
+    if first is None or last is None or first.value is None or last.value is None or round(100 * first.value, 1) >= 0:
+        return []
+    lost, back = -first.value, last.value - first.value
+    share = "none" if round(100 * back, 1) <= 0 else "all" if back >= lost else words.hundredfold(back)
+    return [f"Of the {words.hundredfold(lost)} points that the removal alone cost, {share} came back."]
+
+
+def _made(report: PruningReport) -> list[str]:
+    """Say how the last states were made, and in what time."""
+    said = []
+    compensated, recovery = report.row("compensated"), report.recovery
+    if compensated is not None and report.compensated_sites:
+        forms = {one.form.replace("_", " "): None for one in report.compensated_sites}
+        text = f"The compensation ({words.listing(list(forms))}) was fitted without training"
+        said.append(f"{text}{_in_seconds(compensated.made_in_seconds)}.")
+    if recovery is not None:
+        adapter = f" of a LoRA adapter of rank {recovery.lora_rank}" if recovery.lora_rank else ""
+        how = {"fine_tuning": "fine-tuning"}.get(recovery.method, recovery.method)
+        gradual = ", site by site" if recovery.schedule == "gradual" else ""
+        rows = f"{recovery.steps:,} steps{adapter} on {recovery.train_samples:,} training examples"
+        said.append(f"The recovery, by {how}{gradual}, took {rows}{_in_seconds(recovery.seconds)}.")
+    return said
+
+
+def _in_seconds(value: float | None) -> str:
+    return "" if value is None else f", in {words.seconds(value)}"
 
 
 def _speed(report: PruningReport) -> list[str]:

@@ -36,6 +36,7 @@ def accuracy_and_speed(report: PruningReport) -> Table:
         *map(words.metric_label, report.task.metrics),
         *(f"speed, batch {batch_size}, {length} tokens" for batch_size, length in settings),
         *(["parameters"] if any(row.size for row in report.rows) else []),
+        *(["made in"] if any(row.made_in_seconds is not None for row in report.rows) else []),
     ]
     rows = []
     for row in report.rows:
@@ -43,6 +44,8 @@ def accuracy_and_speed(report: PruningReport) -> Table:
         cells += [_speed(point_at(row, setting), row is report.baseline) for setting in settings]
         if "parameters" in headings:
             cells.append(Cell(words.amount(row.size.parameters if row.size else None)))
+        if "made in" in headings:
+            cells.append(Cell("" if row.made_in_seconds is None else words.seconds(row.made_in_seconds)))
         rows.append(tuple(cells))
     return Table(tuple(headings), tuple(rows))
 
@@ -112,6 +115,40 @@ def by_cost(report: PruningReport) -> list[SiteCost]:
         return (value is None, value or 0.0)
 
     return sorted(report.site_costs, key=key)
+
+
+def compensated_sites(report: PruningReport) -> Table | None:
+    """What stands in the place of each compensated site, and what it costs against the sublayer; or None."""
+    if not report.compensated_sites:
+        return None
+    headings = ("site", "form", "rank", "neurons", "ridge", "error", "parameters", "FLOPs", "latency")
+    rows = []
+    for one in report.compensated_sites:
+        latency_ms = tuple(map(_milliseconds, (one.latency_ms, one.replaced_latency_ms)))
+        rows.append(
+            (
+                Cell(words.site_name(one.site)),
+                Cell(one.form.replace("_", " ")),
+                Cell("full" if one.rank is None else str(one.rank)),
+                Cell(str(one.neurons)),
+                Cell(words.MISSING if one.ridge is None else f"{one.ridge:.2g}"),
+                Cell(words.MISSING if one.error is None else f"{one.error:.3f}"),
+                _against(words.amount(one.parameters), words.amount(one.replaced_parameters)),
+                _against(words.amount(one.flops), words.amount(one.replaced_flops)),
+                _against(*latency_ms),
+            )
+        )
+    return Table(headings, tuple(rows))
+
+
+def _against(value: str, replaced: str) -> Cell:
+    """Write what stands there now, and below it what stood there before."""
+    return Cell(value) if value == replaced == words.MISSING else Cell(value, (f"for {replaced}",))
+
+
+def _milliseconds(value: float | None) -> str:
+    """Write a latency with its unit, or that there is none."""
+    return words.MISSING if value is None else f"{words.milliseconds(value)} ms"
 
 
 def facts(report: PruningReport) -> Table:

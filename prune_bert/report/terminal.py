@@ -12,10 +12,11 @@ from rich.text import Text
 from prune_bert.report import words
 from prune_bert.report.model import PruningReport
 from prune_bert.report.summary import sentences
-from prune_bert.report.tables import Cell, Table, accuracy_and_speed
+from prune_bert.report.tables import Cell, Table, accuracy_and_speed, compensated_sites
 
 FIRST_COLUMN, OTHER_COLUMNS = 14, 15
 """Characters that a column takes at least."""
+SITES_COLUMNS = ("site", "form", "rank", "error", "parameters", "latency")
 VERDICT_STYLES = {
     "faster": "green",
     "slower": "red",
@@ -35,6 +36,10 @@ def print_table(report: PruningReport, console: Console | None = None) -> None:
     shown = max(2, 1 + (console.width - FIRST_COLUMN) // OTHER_COLUMNS)
     console.print(_table(data, shown), highlight=False)
     console.print(Text(_footnote(report, data.headings[shown:]), style="dim"), highlight=False)
+    sites = compensated_sites(report)
+    if sites is not None:
+        console.print()
+        console.print(_sites_table(sites), highlight=False)
 
 
 def _table(data: Table, shown: int) -> RichTable:
@@ -44,6 +49,17 @@ def _table(data: Table, shown: int) -> RichTable:
         table.add_column(Text(heading.replace(", ", "\n")), no_wrap=index == 0, min_width=12 if index else None)
     for row in data.rows:
         table.add_row(*map(_cell, row[:shown]))
+    return table
+
+
+def _sites_table(data: Table) -> RichTable:
+    """Lay out what stands in the place of each compensated site, in the columns that there is room for."""
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown = [index for index, heading in enumerate(data.headings) if heading in SITES_COLUMNS]
+    for index in shown:
+        table.add_column(Text(data.headings[index]), no_wrap=index == 0)
+    for row in data.rows:
+        table.add_row(*(_cell(row[index]) for index in shown))
     return table
 
 

@@ -18,6 +18,9 @@ def tracker_values(report: PruningReport) -> dict[str, float]:
         values |= {f"{row.name}/{name}": value for name, value in _row(row)}
     for cost in report.site_costs:
         values |= {f"site_cost/{cost.site}/{name}": value for name, value in _estimates(cost.difference)}
+    for one in report.compensated_sites:
+        if one.error is not None:
+            values[f"compensation/{one.site}/error"] = one.error
     return values
 
 
@@ -27,6 +30,8 @@ def _row(row: Row) -> Iterator[tuple[str, float]]:
     yield from (((f"change_{name}", value)) for name, value in _estimates(row.difference or {}))
     if row.loss is not None:
         yield "loss", row.loss
+    if row.made_in_seconds is not None:
+        yield "made_in_seconds", row.made_in_seconds
     if row.flips is not None:
         yield from ((name, float(count)) for name, count in asdict(row.flips).items())
     for name in SIZES:

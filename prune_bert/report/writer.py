@@ -9,12 +9,13 @@ from prune_bert.report.model import PruningReport
 from prune_bert.report.plots import accuracy_speed_plot, as_png, as_svg, site_costs_plot
 from prune_bert.report.records import ReportError
 from prune_bert.report.render import to_html, to_markdown
+from prune_bert.report.training_plot import training_plot
 
 
 def write_report(report: PruningReport, directory: Path | str) -> list[Path]:
     """Write ``report.json``, ``.md``, ``.html`` and the plots; return their paths in that order.
 
-    A ``site_costs`` plot of an earlier report is removed where this one has no site costs.
+    A ``site_costs`` or ``training`` plot of an earlier report is removed where this one has none.
 
     Raises:
         ReportError: A file cannot be written.
@@ -28,9 +29,9 @@ def write_report(report: PruningReport, directory: Path | str) -> list[Path]:
             path = folder / name
             _write(path, content)
             paths.append(path)
-        if not report.site_costs:
-            for name in ("site_costs.png", "site_costs.svg"):
-                (folder / name).unlink(missing_ok=True)
+        for name in {"site_costs", "training"} - {path.stem for path in paths}:
+            for ending in ("png", "svg"):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
     except OSError as error:
         raise ReportError(
             f"cannot write {path}: {error.strerror or error}; free space there or give another --output_dir"
@@ -46,6 +47,7 @@ def _files(report: PruningReport) -> Iterator[tuple[str, bytes]]:
     for name, figure in (
         ("accuracy_speed", accuracy_speed_plot(report)),
         ("site_costs", site_costs_plot(report)),
+        ("training", training_plot(report)),
     ):
         if figure is not None:
             yield f"{name}.png", as_png(figure)

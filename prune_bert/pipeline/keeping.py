@@ -1,0 +1,75 @@
+"""The form in which a pruned model is saved, and its saving."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from prune_bert.checkpoint import CheckpointError, CheckpointFormat, directory_bytes, save_pruned, tensor_bytes
+from prune_bert.checkpoint.portable import check_portable
+from prune_bert.config import PruneOptions
+from prune_bert.pipeline.comparing import size_of
+from prune_bert.pipeline.prune_run import PruneRun
+
+
+def settled_format(config: PruneOptions, dropped: PreTrainedModel) -> CheckpointFormat | None:
+    """Settle in which format a model like this one will be saved.
+
+    Args:
+        config: Says which one, or leaves it open: then portable wherever there is such a form.
+        dropped: A model with the same stand-ins.
+
+    Returns:
+        The format, or None where nothing will be saved.
+
+    Raises:
+        CheckpointError: The portable one was asked for, and there is none.
+    """
+    if not config.save_model:
+        return None
+    if config.checkpoint_format == "compact" or (config.checkpoint_format is None and portable_obstacle(dropped)):
+        return "compact"
+    check_portable(dropped)
+    return "portable"
+
+
+def portable_obstacle(model: PreTrainedModel) -> str:
+    """Say why a dropped model has no portable form; nothing where it has one."""
+    try:
+        check_portable(model)
+    except CheckpointError as error:
+        return str(error).partition(";")[0]
+    return ""
+
+
+def save_and_weigh(run: PruneRun, name: str) -> None:
+    """Save the model as the state that it is in, and weigh it."""
+    loaded, directory, size = run.loaded, run.workspace.directory / "model", None
+    if run.checkpoint_format is not None:
+        run.checkpoint_format = _final_format(run)
+        if run.accelerator.is_main_process:
+            nn.Module.to(loaded.model, dtype=loaded.stored_dtype)  # exact: see `round_to_stored`
+            save_pruned(loaded.model, directory, loaded.tokenizer, run.checkpoint_format, overwrite=True)
+            nn.Module.to(loaded.model, dtype=torch.float32)
+        run.accelerator.wait_for_everyone()
+        size = directory_bytes(directory)
+    run.sizes[name] = size_of(run, loaded.model, size or tensor_bytes(loaded.model, loaded.stored_dtype))
+
+
+def round_to_stored(run: PruneRun) -> None:
+    """Round trained weights to the type of the checkpoint, so that what is scored is what is saved."""
+    if run.loaded.stored_dtype == torch.float32:
+        return
+    for dtype in (run.loaded.stored_dtype, torch.float32):
+        nn.Module.to(run.loaded.model, dtype=dtype)
+    run.notes.append(f"the trained weights were rounded to {run.loaded.stored_dtype}, in which the model came")
+
+
+def _final_format(run: PruneRun) -> CheckpointFormat:
+    """Look again at the format, now that every rank is known, and say where it is not the usual one."""
+    obstacle = portable_obstacle(run.loaded.model)
+    if run.config.checkpoint_format is not None or not obstacle:
+        return "compact" if run.checkpoint_format == "compact" else "portable"
+    run.notes.append(f"{obstacle}: the model is saved in the compact format, which prune_bert.load_pruned loads")
+    return "compact"
