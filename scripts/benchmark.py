@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py --output benchmark.json
 python scripts/benchmark.py --only evaluation plans --model DIR --task sst2 --data_dir GLUE_DIR --output benchmark.json
+python scripts/benchmark.py --only compensation --model DIR --task sst2 --data_dir GLUE_DIR --plans "ffn:3-5"
 """
 
 import argparse
@@ -12,14 +13,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+NAMES = ("surgery", "evaluation", "plans", "compensation")
+
+
 def main() -> None:
     """Run the benchmarks asked for and write their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("surgery", "evaluation", "plans"), help="default: all")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="default: the first three")
     parser.add_argument("--model", default="embedded", help="for evaluation and plans: a model directory")
     parser.add_argument("--task", default="reviews")
     parser.add_argument("--data_dir")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--plans", nargs="+", default=["attention:4 ffn:3-5"], help="for compensation")
+    parser.add_argument("--forms", nargs="+", help="for compensation; default: all")
     parser.add_argument("--output", type=Path, help="default: standard output")
     arguments = parser.parse_args()
 
@@ -29,7 +35,7 @@ def main() -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = {"command": sys.argv, "environment": environment(device)}
-    for name in arguments.only or ("surgery", "evaluation", "plans"):
+    for name in arguments.only or NAMES[:3]:
         results[name] = measure(name, arguments)
     text = json.dumps(results, indent=2) + "\n"
     if arguments.output:
@@ -48,6 +54,16 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
         from benchmarks import evaluation
 
         return evaluation.run(arguments.rounds, arguments.model, arguments.task, arguments.data_dir)
+    if name == "compensation":
+        from benchmarks import compensation
+
+        return compensation.run(
+            model_path=arguments.model,
+            task=arguments.task,
+            data_dir=arguments.data_dir,
+            plans=arguments.plans,
+            forms=arguments.forms,
+        )
     from benchmarks import plans
 
     model = None if arguments.model == "embedded" else arguments.model

@@ -145,6 +145,7 @@ def no_pictures(monkeypatch):
         ({"strategy": "one_shot", "components": "attention ffn", "scorer": "magnitude"}, 9),
         ({"strategy": "beam", "racing": "false", "beam_width": 2, "objective": "metric"}, None),
         ({"strategy": "beam", "beam_width": 2}, None),
+        ({"strategy": "beam", "beam_width": 2, "objective": "divergence"}, None),
         ({"strategy": "sublayer", "beam_width": 2, "objective": "agreement", "max_accuracy_drop": 100}, None),
         ({"strategy": "greedy", "objective": "agreement", "norm": "skip", "components": "attention layer"}, None),
     ],

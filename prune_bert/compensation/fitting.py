@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from prune_bert.compensation.passes import PassOver, SitePasses, Slice, Tokens
 from prune_bert.compensation.ports import Port, port_of
 from prune_bert.compensation.result import Compensation, SiteFit
 from prune_bert.compensation.settings import CompensationError, CompensationSettings
-from prune_bert.compensation.site_fit import fit_map, ranks_of, rounded, with_norm
+from prune_bert.compensation.site_fit import Ranks, fit_map, ranks_of, rounded, with_norm
 from prune_bert.compensation.targets import after_norm, before_norm, channel_weights, normalised
 from prune_bert.corrections import FittedSite
 from prune_bert.evaluation import EncodedTask
@@ -26,6 +27,10 @@ from prune_bert.evaluation.evaluating import fitting_task
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import bypass, check_droppable
 from prune_bert.tasks import TaskData
+
+Solve = Callable[
+    [Sequence[Moments], CompensationSettings, Ranks, torch.Tensor, Neurons | None], tuple[FittedSite, SiteFit]
+]
 
 
 def compensate(
@@ -78,11 +83,20 @@ def compensate(
 
 
 def _enough(encoded: EncodedTask, settings: CompensationSettings) -> EncodedTask:
+    check_slice(encoded, settings)
+    return encoded
+
+
+def check_slice(encoded: EncodedTask, settings: CompensationSettings) -> None:
+    """Refuse a slice that has no example for some part of the cross-validation.
+
+    Raises:
+        CompensationError: It has not.
+    """
     if len(encoded) < settings.folds:
         raise CompensationError(
             f"the calibration slice has {len(encoded)} examples; at least {settings.folds} are needed to fit to"
         )
-    return encoded
 
 
 def runs_of(plan: PruningPlan) -> list[tuple[Site, ...]]:
@@ -107,6 +121,7 @@ class SliceFit:
         corrections: What has been fitted.
         fits: How.
         notes: What a reader of the results should know.
+        solve: From the sums at a site to its correction.
     """
 
     model: nn.Module
@@ -116,13 +131,17 @@ class SliceFit:
     corrections: dict[Site, FittedSite] = field(default_factory=dict)
     fits: dict[Site, SiteFit] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    solve: Solve = fit_map
 
     def fit(self, plan: PruningPlan, run: tuple[Site, ...], description: str) -> None:
         """Fit one site of a plan, or a run of layers, after all sites before it."""
         model: Any = self.model
         port = port_of(find_encoder(model), run, plan.norm, int(model.config.hidden_size))
         earlier = bypass(model, PruningPlan(tuple(s for s in plan if s < run[0]), plan.norm), self.corrections)
-        pass_over = SitePasses(model, self.examples, port, earlier, description)
+        self.fit_at(port, SitePasses(model, self.examples, port, earlier, description))
+
+    def fit_at(self, port: Port, pass_over: PassOver) -> None:
+        """Fit one site, or a run of layers, from passes over its tokens."""
         refit, after = self.settings.refit_norm and port.norm is not None, self._after(port)
         norm = self._norm_moments(port, pass_over, None) if refit and after else None
         fitted, fit = self._map(port, pass_over, norm, self._neurons(port, pass_over))
@@ -150,7 +169,7 @@ class SliceFit:
         after, device = self._after(port), self.examples.accelerator.device
         residual = after_norm(port, norm) if after else before_norm(port, neurons)
         features = port.width + (0 if neurons is None else len(neurons))
-        folds = [Moments.zeros(features, port.width, device) for _ in range(self.settings.folds)]
+        folds = [Moments.zeros(features, port.width, device) for _ in range(self.examples.folds)]
 
         def collect(tokens: Tokens) -> None:
             inputs = tokens.inputs.float()
@@ -165,7 +184,7 @@ class SliceFit:
         folds = summed_over_processes(folds, self.examples.accelerator)
         ranks = ranks_of(self.settings, port, int(sum(float(fold.count) for fold in folds)))
         self.notes += [ranks.note] if ranks.note else []
-        return fit_map(folds, self.settings, ranks, channel_weights(port, after=after), neurons)
+        return self.solve(folds, self.settings, ranks, channel_weights(port, after=after), neurons)
 
     def _norm_moments(self, port: Port, pass_over: PassOver, fitted: FittedSite | None) -> ChannelMoments:
         """Sum what the refit of a LayerNorm needs: its normalised input, and the unpruned model's output."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 
-from prune_bert.compensation.ports import Port, entering, target_at
+from prune_bert.compensation.ports import Batch, Port, Target, entering, entering_all, target_at, targets_at
 from prune_bert.evaluation import EncodedTask, length_sorted_batches
 from prune_bert.evaluation.inference import predict_logits
 from prune_bert.surgery import Bypass
@@ -132,30 +133,69 @@ def go_over(
         with earlier:
             inputs = entering(model, port, batch)
         target = target_at(model, port, batch)
-        mask = _mask(batch)
-        weights = torch.ones(mask.shape, dtype=torch.float64, device="cpu")
-        weights[torch.arange(len(mask)), mask.int().argmax(1).cpu()] = examples.cls_weight
-        folds = torch.as_tensor(np.remainder(next(places), examples.folds)).unsqueeze(1).expand(mask.shape)
-        here = mask.cpu()
-        collect(
-            Tokens(
-                inputs[mask],
-                target.before[mask],
-                target.after[mask],
-                weights[here].to(*_double_on(inputs.device)),
-                folds[here].to(inputs.device),
-            )
-        )
-        return torch.zeros(len(mask), 1)
+        collect(tokens_of(batch, [inputs], [target], examples, next(places))[0])
+        return torch.zeros(len(inputs), 1)
 
     predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
+
+
+def go_over_all(
+    model: nn.Module,
+    examples: Slice,
+    ports: Mapping[Port, str],
+    base: Bypass,
+    collect: Callable[[Sequence[Tokens]], None],
+    description: str,
+) -> None:
+    """Show every token of this process's share of the slice at many sites, with one forward of each model a batch.
+
+    Args:
+        model: The unpruned model.
+        examples: The slice.
+        ports: The sites, each with its entry's path in the model.
+        base: The bypass under which their inputs are taken.
+        collect: Is given the tokens of each batch, one of each site.
+        description: What the progress bar says.
+    """
+    accelerator = examples.accelerator
+    batches = length_sorted_batches(examples.encoded, examples.batch_size)
+    places = iter(batches[accelerator.process_index :: accelerator.num_processes])
+
+    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        with base:
+            inputs = entering_all(model, ports, batch)
+        targets = targets_at(model, list(ports), batch)
+        collect(tokens_of(batch, inputs, targets, examples, next(places)))
+        return torch.zeros(len(inputs[0]), 1)
+
+    predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
+
+
+def tokens_of(
+    batch: Batch,
+    inputs: Sequence[torch.Tensor],
+    targets: Sequence[Target],
+    examples: Slice,
+    places: NDArray[np.int64],
+) -> list[Tokens]:
+    """Take the tokens of a batch from what each site has of it; the places are those of its examples in the slice."""
+    mask = _mask(batch)
+    weights = torch.ones(mask.shape, dtype=torch.float64, device="cpu")
+    weights[torch.arange(len(mask)), mask.int().argmax(1).cpu()] = examples.cls_weight
+    folds = torch.as_tensor(np.remainder(places, examples.folds)).unsqueeze(1).expand(mask.shape)
+    here, device = mask.cpu(), inputs[0].device
+    count, part = weights[here].to(*_double_on(device)), folds[here].to(device)
+    return [
+        Tokens(entered[mask], target.before[mask], target.after[mask], count, part)
+        for entered, target in zip(inputs, targets, strict=True)
+    ]
 
 
 def _double_on(device: torch.device) -> tuple[torch.device, torch.dtype]:
     return device, torch.float32 if device.type == "mps" else torch.float64
 
 
-def _mask(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _mask(batch: Batch) -> torch.Tensor:
     """Tell tokens from padding, ``(batch, seq)``."""
     if "attention_mask" in batch:
         return batch["attention_mask"].bool()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from prune_bert.architectures import Encoder, Part
 from prune_bert.compensation.settings import CompensationError
@@ -92,53 +93,102 @@ def entering(model: nn.Module, port: Port, batch: Batch) -> torch.Tensor:
         raise _Reached
 
     handle = port.entry.register_forward_pre_hook(enter, with_kwargs=True)
-    try:
-        _run_until_reached(model, batch)
-    finally:
-        handle.remove()
+    _run_watched(model, batch, [handle])
     return _seen_at(port, seen)
 
 
 def target_at(model: nn.Module, port: Port, batch: Batch) -> Target:
     """Run the unpruned model through a site, and give what it has there."""
-    inputs: list[torch.Tensor] = []
-    outputs: list[torch.Tensor] = []
+    watch = _Watch(port)
 
-    def at_norm(module: nn.Module, args: tuple[Any, ...]) -> None:
-        inputs.append(args[0])
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        outputs.append(_hidden_of(output))
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         raise _Reached
 
-    handles = [port.exit.register_forward_hook(leave)]
-    if port.norm is not None:
-        handles.append(port.norm.register_forward_pre_hook(at_norm))
-    elif port.residual_outside:
-        handles.append(port.exit.register_forward_pre_hook(enter, with_kwargs=True))
-    try:
-        _run_until_reached(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    after = _seen_at(port, outputs)
-    if port.residual_outside:
-        after = _seen_at(port, inputs) + after
-    return Target(_seen_at(port, inputs) if port.norm is not None else after, after)
+    _run_watched(model, batch, [*watch.hook(), port.exit.register_forward_hook(stop)])
+    return watch.target()
+
+
+def entering_all(model: nn.Module, ports: Mapping[Port, str], batch: Batch) -> list[torch.Tensor]:
+    """Run a model, pruned as it may be, and give what reaches each of some sites, ``(batch, seq, hidden)``.
+
+    Args:
+        model: The model.
+        ports: The sites, each with the path of its entry, where a stand-in may be by now.
+        batch: The inputs.
+    """
+    seen: dict[Port, list[torch.Tensor]] = {port: [] for port in ports}
+
+    def watch(port: Port) -> Any:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = isinstance(module, Identity)
+            argument: Any = module.identity_argument if given else hidden_argument(module, Call(args, kwargs, None))
+            seen[port].append(argument.pick(args, kwargs))
+
+        return enter
+
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(watch(port), with_kwargs=True)
+        for port, path in ports.items()
+    ]
+    _run_watched(model, batch, handles)
+    return [_seen_at(port, found) for port, found in seen.items()]
+
+
+def targets_at(model: nn.Module, ports: Sequence[Port], batch: Batch) -> list[Target]:
+    """Run the unpruned model, and give what it has at each of some sites."""
+    watched = [_Watch(port) for port in ports]
+    _run_watched(model, batch, [handle for watch in watched for handle in watch.hook()])
+    return [watch.target() for watch in watched]
+
+
+class _Watch:
+    """What the unpruned model has at one site: the hooks that see it, and what they saw."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._inputs: list[torch.Tensor] = []
+        self._outputs: list[torch.Tensor] = []
+
+    def hook(self) -> list[RemovableHandle]:
+        """Begin to watch."""
+        port = self._port
+        handles = [port.exit.register_forward_hook(self._leave)]
+        if port.norm is not None:
+            handles.append(port.norm.register_forward_pre_hook(self._at_norm))
+        elif port.residual_outside:
+            handles.append(port.exit.register_forward_pre_hook(self._enter, with_kwargs=True))
+        return handles
+
+    def target(self) -> Target:
+        """Give what was seen."""
+        after = _seen_at(self._port, self._outputs)
+        if self._port.residual_outside:
+            after = _seen_at(self._port, self._inputs) + after
+        return Target(_seen_at(self._port, self._inputs) if self._port.norm is not None else after, after)
+
+    def _at_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._inputs.append(args[0])
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inputs.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._outputs.append(_hidden_of(output))
 
 
 class _Reached(Exception):  # noqa: N818 (no error)
     """Ends a forward pass at a site: what comes after it is not needed."""
 
 
-def _run_until_reached(model: nn.Module, batch: Batch) -> None:
+def _run_watched(model: nn.Module, batch: Batch, handles: Sequence[RemovableHandle]) -> None:
+    """Run a model, to its end or until a hook ends it, and take the hooks off."""
     try:
         model(**batch)
     except _Reached:
         return
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _seen_at(port: Port, seen: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from prune_bert.architectures import ArchitectureError
-from prune_bert.config import ModelOptions, RuntimeOptions, SearchConfig, TaskOptions
-from prune_bert.pipeline.measuring import time_plans
+from prune_bert.config import CompensationOptions, ModelOptions, RuntimeOptions, SearchConfig, TaskOptions
+from prune_bert.corrections import FittedSite
+from prune_bert.pipeline.measuring import time_variants
 from prune_bert.plan import NormRule, PruningPlan, Site
-from prune_bert.search import Candidate, LatencyTable, layers_left, pareto_front, sites_of
+from prune_bert.search import Budget, Candidate, LatencyTable, choose, layers_left, pareto_front, sites_of
 from prune_bert.surgery import bypass
+from prune_bert.surgery.swaps import Corrections
+
+Blank = Callable[[Site], FittedSite | None]
+"""Makes a correction of the right shape for a site; None where sites get none."""
 
 MOST_POINTS = 12
 """Points on the front that are measured end to end: more than a reader compares."""
 
 
-def measure_parts(config: SearchConfig, model: nn.Module, depth: int, *, whole_layers: bool) -> LatencyTable:
+def no_correction(site: Site) -> None:
+    """Give no site a correction."""
+
+
+def blank_corrections(plan: PruningPlan, blank: Blank) -> dict[Site, FittedSite]:
+    """Give every site of a plan a correction of the right shape, where there will be one."""
+    made = {site: blank(site) for site in plan}
+    return {site: one for site, one in made.items() if one is not None}
+
+
+def measure_parts(
+    config: SearchConfig, model: nn.Module, depth: int, *, whole_layers: bool, blank: Blank = no_correction
+) -> LatencyTable:
     """Measure what a layer and its sublayers take: the model whole, and without all sites of each kind, in turns.
+
+    With corrections every removed site has its own in place, so that what a site saves is its time less its
+    correction's. The time of a model without its layers then has theirs in it, and predictions are right all the same,
+    but for adjacent layers, which share one.
+
+    Args:
+        config: The setting.
+        model: The unpruned model.
+        depth: How many layers it has.
+        whole_layers: Do without sublayers where the family's are not known.
+        blank: Makes a correction of the right shape for a site, where there will be one.
 
     Raises:
         SearchError: Layers take no measurable time.
@@ -37,7 +65,8 @@ def measure_parts(config: SearchConfig, model: nn.Module, depth: int, *, whole_l
                 raise
         else:
             plans[component] = plan
-    points = time_plans(config, model, plans, (config.batch_size,), (config.sequence_length,))
+    made = {name: bypass(model, plan, blank_corrections(plan, blank)) for name, plan in plans.items()}
+    points = time_variants(config, made, (config.batch_size,), (config.sequence_length,))
     taken = {point.variant: point.p50_ms for point in points}
     return LatencyTable.from_timings(
         batch_size=config.batch_size,
@@ -50,21 +79,30 @@ def measure_parts(config: SearchConfig, model: nn.Module, depth: int, *, whole_l
     )
 
 
-def count_parameters(model: nn.Module, sites: Sequence[Site], norm: NormRule) -> tuple[int, dict[Site, int]]:
-    """Count the model's parameters, and those that go with each site."""
-    total = _count(model)
+def count_parameters(
+    model: nn.Module, sites: Sequence[Site], norm: NormRule, blank: Blank = no_correction
+) -> tuple[int, dict[Site, int]]:
+    """Count the model's parameters, and those that go with each site, less those of its correction."""
+    total = parameters_of(model)
     saved = {}
     for site in sites:
-        with bypass(model, PruningPlan((site,), norm)):
-            saved[site] = total - _count(model)
+        plan = PruningPlan((site,), norm)
+        saved[site] = total - parameters_of(model, plan, blank_corrections(plan, blank))
     return total, saved
+
+
+def parameters_of(model: nn.Module, plan: PruningPlan | None = None, corrections: Corrections | None = None) -> int:
+    """Count a model's parameters, under a plan where one is given."""
+    with bypass(model, plan or PruningPlan(), corrections):
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 def candidates(
     known: Mapping[PruningPlan, Mapping[str, float]],
     table: LatencyTable,
     parameters: tuple[int, Mapping[Site, int]],
-    objective: str,
+    *,
+    by_agreement: bool,
 ) -> list[Candidate]:
     """Describe the plans that were evaluated, but for the empty one and those that leave no layer."""
     total, saved = parameters
@@ -73,7 +111,6 @@ def candidates(
         left = layers_left(plan, table.depth)
         if not plan or not left:
             continue
-        by_agreement = objective == "agreement"
         found.append(
             Candidate(
                 plan,
@@ -101,14 +138,49 @@ def shown_front(found: Sequence[Candidate], chosen: Candidate | None) -> tuple[l
     return front, whole
 
 
-def prune_command(config: SearchConfig, plan: PruningPlan, number: int) -> str:
-    """Write the command that prunes by a plan what was searched, in the same setting."""
+def settled_front(
+    found: Callable[[], list[Candidate]], budget: Budget, settle: Callable[[Sequence[PruningPlan]], bool] | None = None
+) -> tuple[list[Candidate], int, Candidate | None]:
+    """Take the front and choose within a budget, once the values of all that is shown are final.
+
+    Args:
+        found: Gives the candidates by the values known.
+        budget: What was asked for, or nothing.
+        settle: Makes the values of plans final, and tells whether any was not; by default all are.
+
+    Returns:
+        The front, how many plans it has in all, and the chosen one.
+
+    Raises:
+        UnmetBudgetError: No candidate meets the budget.
+    """
+    while True:
+        known = found()
+        front, _ = shown_front(known, None)
+        if settle is not None and settle([candidate.plan for candidate in front]):
+            continue
+        chosen = choose(known, budget) if budget else None
+        if chosen is None or settle is None or not settle([chosen.plan]):
+            return *shown_front(known, chosen), chosen
+
+
+def prune_command(config: SearchConfig, plan: PruningPlan, number: int, samples: int) -> str:
+    """Write the command that prunes by a plan what was searched, in the same setting.
+
+    Args:
+        config: The setting.
+        plan: The plan.
+        number: Its place on the front.
+        samples: To how many rows a compensation is fitted.
+    """
     given: dict[str, Any] = {}
-    for group in (ModelOptions, TaskOptions, RuntimeOptions):
+    compensated = config.compensation != "none"
+    for group in (ModelOptions, TaskOptions, RuntimeOptions, *((CompensationOptions,) if compensated else ())):
         for knob in fields(group):
             value = getattr(config, knob.name)
             if value != knob.default:
                 given[knob.name] = value
+    given |= {"max_calibration_samples": samples} if compensated else {}
     given |= {
         "plan": str(plan),
         "profile_batch_sizes": config.batch_size,
@@ -122,8 +194,4 @@ def prune_command(config: SearchConfig, plan: PruningPlan, number: int) -> str:
 
 
 def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

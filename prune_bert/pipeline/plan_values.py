@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import nn
 
 from prune_bert.config import SearchConfig
@@ -20,7 +22,11 @@ from prune_bert.search import Journal, Racing, SearchProgress, calibration_batch
 RACE_BATCHES = 8
 
 Values = dict[str, float]
-"""Of one plan on the calibration slice: loss, metric, agreement, drop and drop_worst (in points)."""
+"""Of one plan on the calibration slice: loss, metric, agreement, divergence, drop and drop_worst (in points)."""
+
+
+Known = Callable[[Sequence[PruningPlan]], Sequence[Values]]
+"""Gives the values of plans, found before or now."""
 
 
 @dataclass
@@ -33,6 +39,7 @@ class PlanScorer:
         encoded: The calibration slice.
         accelerator: Device, precision and processes.
         baseline: The unpruned model's score on the slice.
+        objective: What is minimised.
         told: How far the search is, in words.
     """
 
@@ -41,11 +48,12 @@ class PlanScorer:
     encoded: EncodedTask
     accelerator: Accelerator
     baseline: TaskScore
+    objective: str
     told: str = "search"
 
     def values(self, plans: Sequence[PruningPlan]) -> list[Values]:
         """Give what is known of each plan once it has been evaluated."""
-        return [self._values(score) for score in self.scores(plans, self.encoded)]
+        return [self.values_of(score) for score in self.scores(plans, self.encoded)]
 
     def scores(self, plans: Sequence[PruningPlan], encoded: EncodedTask) -> list[TaskScore]:
         """Evaluate plans."""
@@ -59,7 +67,7 @@ class PlanScorer:
         )
 
     def racing(self, journal: Journal) -> Racing:
-        """Make the race of an objective that is a mean over examples: the loss, or the agreement."""
+        """Make the race of an objective that is a mean over examples: the loss, the agreement or the divergence."""
         n = len(self.encoded)
         batches = calibration_batches(n, min(RACE_BATCHES, n), self.config.seed)
         data, tokenizer = self.encoded.data, self.encoded.tokenizer
@@ -69,15 +77,18 @@ class PlanScorer:
         ]
 
         def losses_of_batch(plans: Sequence[PruningPlan], batch: int) -> Sequence[Sequence[float]]:
-            if self.config.objective == "loss":
-                return [example_losses(score).tolist() for score in self.scores(plans, parts[batch])]
-            before = self.baseline.predictions[list(batches[batch])]
-            scores = self.scores(plans, parts[batch])
+            rows, scores = list(batches[batch]), self.scores(plans, parts[batch])
+            if self.objective == "loss":
+                return [example_losses(score).tolist() for score in scores]
+            if self.objective == "divergence":
+                return [divergences(self.baseline.logits[rows], score).tolist() for score in scores]
+            before = self.baseline.predictions[rows]
             return [np.not_equal(score.predictions, before).astype(float).tolist() for score in scores]
 
         return Racing(journaled_losses(losses_of_batch, journal), len(batches), self.config.racing_confidence)
 
-    def _values(self, score: TaskScore) -> Values:
+    def values_of(self, score: TaskScore) -> Values:
+        """Give what a score on the calibration slice says of its plan."""
         found = compare(self.baseline, score, n_resamples=self.config.n_resamples, seed=self.config.seed)
         name, metric = next(iter(score.metrics.items()))
         difference = found.differences[name]
@@ -85,21 +96,36 @@ class PlanScorer:
             "loss": score.loss,
             "metric": metric.value,
             "agreement": found.agreement,
+            "divergence": float(divergences(self.baseline.logits, score).mean()),
             "drop": -100 * difference.value,
             "drop_worst": -100 * difference.ci95[0],
         }
 
 
-def objective_of(
-    config: SearchConfig, known: Callable[[Sequence[PruningPlan]], Sequence[Values]]
-) -> Callable[[Sequence[PruningPlan]], list[float]]:
+def divergences(before: NDArray[np.float32], score: TaskScore) -> NDArray[np.float64]:
+    """Give what each example's prediction has moved from ``(n, num_outputs)`` logits of the unpruned model, ``(n,)``.
+
+    The Kullback-Leibler divergence from its distribution over the classes; of regression, the squared difference.
+    """
+    was, now = torch.from_numpy(before).double(), torch.from_numpy(score.logits).double()
+    if not score.num_labels:
+        moved = (now[:, 0] - was[:, 0]) ** 2
+    else:
+        was, now = was.log_softmax(-1), now.log_softmax(-1)
+        moved = (was.exp() * (was - now)).sum(-1).clamp_min(0)  # rounding can bring it below
+    found: NDArray[np.float64] = moved.numpy()
+    return found
+
+
+def objective_of(objective: str, known: Known) -> Callable[[Sequence[PruningPlan]], list[float]]:
     """Make the objective, a loss, from the values of plans."""
     to_loss: dict[str, Callable[[Values], float]] = {
         "loss": lambda values: values["loss"],
         "metric": lambda values: -values["metric"],
         "agreement": lambda values: 1 - values["agreement"],
+        "divergence": lambda values: values["divergence"],
     }
-    return lambda plans: [to_loss[config.objective](values) for values in known(plans)]
+    return lambda plans: [to_loss[objective](values) for values in known(plans)]
 
 
 def score_plans(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from prune_bert.compensation import CompensationSettings
 from prune_bert.config import SearchConfig
 from prune_bert.plan import Component
 from prune_bert.search import Budget, SearchError
@@ -23,6 +24,8 @@ class Choices:
         width: The width of the beam, or None where there is none.
         racing: Whether plans race.
         scorer: What `one_shot` goes by.
+        objective: What is kept up.
+        compensation: How corrections are fitted; None where there are none.
         budget: What was asked for.
     """
 
@@ -31,7 +34,19 @@ class Choices:
     width: int | None
     racing: bool
     scorer: str
+    objective: str
+    compensation: CompensationSettings | None
     budget: Budget
+
+    @property
+    def by_agreement(self) -> bool:
+        """Whether accuracy means the share of predictions that stay."""
+        return self.objective == "agreement"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the objective looks at labels."""
+        return self.objective in ("loss", "metric")
 
     @property
     def whole_layers(self) -> bool:
@@ -57,9 +72,23 @@ def settle(config: SearchConfig) -> Choices:
     faults = list(_faults(config, strategy, components, can_race=can_race))
     if faults:
         raise SearchError(f"the settings do not fit together: {'; '.join(faults)}")
-    by_default = width is not None and config.objective != "metric"
+    compensated = config.compensation != "none"
+    compensation = CompensationSettings.from_options(config) if compensated else None
+    objective = config.objective or ("divergence" if compensated else "loss")
+    by_default = width is not None and objective != "metric" and not compensated
     racing = by_default if config.racing is None else config.racing
-    return Choices(strategy, components, width, racing, config.scorer or DEFAULT_SCORER, budget)
+    scorer = config.scorer or DEFAULT_SCORER
+    return Choices(strategy, components, width, racing, scorer, objective, compensation, budget)
+
+
+def compensation_words(settings: CompensationSettings | None) -> str:
+    """Say what is fitted, as a person would; nothing where nothing is."""
+    if settings is None:
+        return ""
+    ranked = settings.form in ("low_rank", "neurons")
+    rank = f"rank {settings.rank}" if settings.rank is not None else "a rank by cross-validation"
+    neurons = f"{settings.neurons} neurons of an FFN" if settings.form == "neurons" else ""
+    return ", ".join(filter(None, (f"compensation {settings.form}", rank if ranked else "", neurons)))
 
 
 def budget_of(config: SearchConfig) -> Budget:
@@ -101,7 +130,9 @@ def _faults(config: SearchConfig, strategy: str, components: tuple[Component, ..
     if config.racing and not can_race:
         yield f"racing is for beams and exhaustive, and the strategy is {strategy}"
     if config.racing and config.objective == "metric":
-        yield "racing needs an objective that is a mean over examples: loss or agreement, not metric"
+        yield "racing needs an objective that is a mean over examples: loss, agreement or divergence, not metric"
+    if config.racing and config.compensation != "none":
+        yield "racing is for searches without a compensation, where a plan is fitted before its first example is seen"
     if config.respect_interval and config.objective == "agreement":
         yield "respect_interval needs labels, and the objective agreement does without"
     if config.keep_layers is not None and "layer" not in components and config.norm == "keep":

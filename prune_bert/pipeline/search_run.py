@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from prune_bert.architectures import find_encoder
-from prune_bert.config import SearchConfig
+from prune_bert.config import CompensationOptions, SearchConfig
 from prune_bert.evaluation import EncodedTask
 from prune_bert.pipeline.calibration import CalibrationSession
 from prune_bert.pipeline.outputs import run_fingerprint
 from prune_bert.pipeline.search_choices import Choices
+from prune_bert.pipeline.search_slices import Slices
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.plan import Site
 from prune_bert.search import Journal
@@ -34,6 +35,7 @@ _OF_THE_VALUES = (
     "n_resamples",
     "seed",
 )
+_OF_THE_FITS = tuple(knob.name for knob in fields(CompensationOptions))
 _BUDGET = (
     "max_accuracy_drop",
     "respect_interval",
@@ -54,8 +56,8 @@ class SearchRun:
         command: The command line.
         accelerator: Device, precision and processes.
         workspace: Where finished steps lie.
-        session: The model and its data.
-        encoded: The calibration slice, tokenised.
+        slices: The model and its data.
+        encoded: The slice to choose on, tokenised.
         sites: What may go.
         notes: What a reader of the results should know; grows on the way.
     """
@@ -65,10 +67,15 @@ class SearchRun:
     command: str
     accelerator: Accelerator
     workspace: Workspace
-    session: CalibrationSession
+    slices: Slices
     encoded: EncodedTask
     sites: tuple[Site, ...]
     notes: list[str]
+
+    @property
+    def session(self) -> CalibrationSession:
+        """The model, the rows to choose on and the validation data."""
+        return self.slices.session
 
     @property
     def model(self) -> nn.Module:
@@ -88,7 +95,7 @@ def journal_path(config: SearchConfig) -> Path:
 
 
 @contextmanager
-def open_journal(config: SearchConfig, session: CalibrationSession, accelerator: Accelerator) -> Iterator[Journal]:
+def open_journal(config: SearchConfig, slices: Slices, accelerator: Accelerator) -> Iterator[Journal]:
     """Open the journal on the main process, and give the others what it knows.
 
     An empty journal is not left behind.
@@ -96,8 +103,9 @@ def open_journal(config: SearchConfig, session: CalibrationSession, accelerator:
     Raises:
         SearchError: It is another run's, or another search is at work on it.
     """
-    fingerprint = run_fingerprint(config, session.loaded.model, session.calibration)
-    fingerprint["settings"] = {name: fingerprint["settings"][name] for name in _OF_THE_VALUES}
+    names = _OF_THE_VALUES if slices.fitted is None else (*_OF_THE_VALUES, *_OF_THE_FITS)
+    fingerprint = run_fingerprint(config, slices.session.loaded.model, *slices.chosen_on)
+    fingerprint["settings"] = {name: fingerprint["settings"][name] for name in names}
     path = journal_path(config)
     opened = Journal.open(path, fingerprint) if accelerator.is_main_process else Journal.replica({})
     journal = opened
@@ -114,8 +122,9 @@ def open_journal(config: SearchConfig, session: CalibrationSession, accelerator:
             journal.close()
 
 
-def result_fingerprint(config: SearchConfig, session: CalibrationSession) -> Mapping[str, Any]:
+def result_fingerprint(config: SearchConfig, slices: Slices) -> Mapping[str, Any]:
     """Give what the finished steps of a search depend on: all but the budget, which only chooses among them."""
-    fingerprint = run_fingerprint(config, session.loaded.model, session.calibration, session.validation)
+    model, validation = slices.session.loaded.model, slices.session.validation
+    fingerprint = run_fingerprint(config, model, *slices.chosen_on, validation)
     settings = {name: value for name, value in fingerprint["settings"].items() if name not in _BUDGET}
     return fingerprint | {"settings": settings}

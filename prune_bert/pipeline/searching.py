@@ -13,17 +13,19 @@ from typing import Any
 from torch import nn
 
 from prune_bert.architectures import find_encoder
+from prune_bert.compensation.candidates import PlanFits
 from prune_bert.config import SearchConfig
 from prune_bert.evaluation import TaskScore, encode
 from prune_bert.importance import SCORERS, SiteScores, score_sites
-from prune_bert.pipeline.calibration import open_calibration
-from prune_bert.pipeline.front import candidates, count_parameters, measure_parts, shown_front
+from prune_bert.pipeline.front import Blank, candidates, count_parameters, measure_parts, settled_front
 from prune_bert.pipeline.front_points import front_points
 from prune_bert.pipeline.measuring import score_model, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
-from prune_bert.pipeline.plan_values import PlanScorer, Values, objective_of
-from prune_bert.pipeline.search_choices import budget_words, settle
+from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
+from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
+from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
 from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, result_fingerprint
+from prune_bert.pipeline.search_slices import open_slices
 from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.plan import PruningPlan
@@ -37,7 +39,6 @@ from prune_bert.search import (
     Journal,
     LatencyTable,
     SearchResult,
-    choose,
     exhaustive,
     exhaustive_cost,
     journaled,
@@ -56,27 +57,20 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     accelerator, notes = open_accelerator(config)
     workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
     scorer = SCORERS[choices.scorer]
-    needs_labels = config.objective != "agreement" or (choices.strategy == "one_shot" and scorer.needs_labels)
-    session = open_calibration(config, accelerator, needs_labels=needs_labels)
+    needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
+    slices = open_slices(config, accelerator, needs_labels=needs_labels)
+    session = slices.session
     depth = len(find_encoder(session.loaded.model).layers)
     choices.budget.check(depth=depth, whole_layers=choices.whole_layers)
     check_length(session.loaded.model, config.sequence_length)
     encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
     sites = sites_of(depth, choices.components)
-    with open_journal(config, session, accelerator) as journal:
-        workspace.open(result_fingerprint(config, session))
-        run = SearchRun(
-            config,
-            choices,
-            shlex.join(argv),
-            accelerator,
-            workspace,
-            session,
-            encoded,
-            sites,
-            [*notes, *session.notes],
-        )
-        report = _search(run, journal)
+    said, command = [*notes, *session.notes], shlex.join(argv)
+    run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, said)
+    fits = open_fits(run)
+    with open_journal(config, slices, accelerator) as journal:
+        workspace.open(result_fingerprint(config, slices))
+        report = _search(run, journal, fits)
     target = workspace.finish()
     if accelerator.is_main_process:
         journal_path(config).unlink(missing_ok=True)
@@ -86,7 +80,7 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     return 0
 
 
-def _search(run: SearchRun, journal: Journal) -> SearchReport:
+def _search(run: SearchRun, journal: Journal, fits: PlanFits | None) -> SearchReport:
     config, choices = run.config, run.choices
     baseline = run.workspace.step(
         "baseline",
@@ -95,23 +89,29 @@ def _search(run: SearchRun, journal: Journal) -> SearchReport:
         TaskScore.from_dict,
     )
     _announce(run, baseline)
-    table = run.workspace.step("latency table", lambda: _parts(run), LatencyTable.to_dict, LatencyTable.from_dict)
-    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline)
-    known = journaled(scorer.values, journal)
+    blank = blank_of(run.model, choices.compensation)
+    table = _parts(run, blank)
+    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline, choices.objective)
+    compensated = None if fits is None else CompensatedValues(run, scorer, fits, journal)
+    known: Known = journaled(scorer.values, journal) if compensated is None else compensated
     options = _options(run, table, baseline, scorer, journal)
-    result = search_plans(objective_of(config, known), run.sites, strategy=choices.strategy, **options)
+    result = search_plans(objective_of(choices.objective, known), run.sites, strategy=choices.strategy, **options)
     plans = list(dict.fromkeys(found.plan for found in result.evaluated))
-    values = dict(zip(plans, known(plans), strict=True))
-    parameters = count_parameters(run.model, run.sites, config.norm)
-    found = candidates(values, table, parameters, config.objective)
-    chosen = choose(found, choices.budget) if choices.budget else None
-    front, whole = shown_front(found, chosen)
+    parameters = count_parameters(run.model, run.sites, config.norm, blank)
+
+    def found() -> list[Candidate]:
+        values = dict(zip(plans, known(plans), strict=True))
+        return candidates(values, table, parameters, by_agreement=choices.by_agreement)
+
+    settle = None if compensated is None else compensated.settle
+    front, whole, chosen = settled_front(found, choices.budget, settle)
     if whole > len(front):
         run.notes.append(f"the front has {whole} plans, of which {len(front)} are shown and measured, evenly spaced")
     if choices.racing:
         run.notes += [f"race {number}: {race}" for number, race in enumerate(result.races, start=1)]
-    points = front_points(run, baseline, table, front, chosen, parameters[0])
+    points = front_points(run, baseline, table, front, chosen, fits)
     run.notes += [*_misses(choices.budget, chosen, points), *_drift(points[0])]
+    values = dict(zip(plans, known(plans), strict=True))
     report = _report(run, _facts(run, result, table, values), points, chosen)
     if run.accelerator.is_main_process:
         write_search(report, run.workspace.directory)
@@ -128,6 +128,9 @@ def _announce(run: SearchRun, baseline: TaskScore) -> None:
     if len(run.sites) > EXHAUSTIVE_LIMIT:
         exhaustive(lambda plans: [], run.sites, seconds_unpruned=baseline.seconds)  # refuses, with all figures
     cost = exhaustive_cost(len(run.sites), sizes=_sizes(run), seconds_unpruned=baseline.seconds)
+    if run.choices.compensation is not None:
+        seconds = SECONDS_A_PLAN * baseline.seconds * cost.plans
+        cost = dataclasses.replace(cost, passes=cost.passes_alone, seconds=seconds)
     if run.accelerator.is_main_process:
         sys.stderr.write(f"exhaustive: {cost}\n")
         sys.stderr.flush()
@@ -152,10 +155,12 @@ def _options(
     """Gather what the strategy takes."""
     choices, strategy = run.choices, run.choices.strategy
     per_call = int(_SECONDS_A_CALL / max(baseline.seconds, 1e-3))
+    if choices.compensation is not None:
+        per_call = (choices.width or 1) * (len(run.sites) + 1)  # a step at once, so that it is fitted at once
     options: dict[str, Any] = {
         "norm": run.config.norm,
         "progress": scorer.tell,
-        "plans_per_call": max(32, min(256, per_call)),
+        "plans_per_call": max(32, per_call if choices.compensation is not None else min(256, per_call)),
     }
     if strategy == "exhaustive":
         options |= {"sizes": _sizes(run), "seconds_unpruned": baseline.seconds}
@@ -189,12 +194,16 @@ def _scores(run: SearchRun) -> SiteScores:
     return run.workspace.step(f"score {name}", compute, SiteScores.to_dict, SiteScores.from_dict)
 
 
-def _parts(run: SearchRun) -> LatencyTable:
+def _parts(run: SearchRun, blank: Blank) -> LatencyTable:
     """Measure the table on the main process; the others get it from there."""
-    nn.Module.to(run.model, run.accelerator.device)
-    if not run.accelerator.is_main_process:
-        return LatencyTable(run.config.batch_size, run.config.sequence_length, run.depth, 1.0, 1.0)
-    return measure_parts(run.config, run.model, run.depth, whole_layers=run.choices.whole_layers)
+
+    def compute() -> LatencyTable:
+        nn.Module.to(run.model, run.accelerator.device)
+        if not run.accelerator.is_main_process:
+            return LatencyTable(run.config.batch_size, run.config.sequence_length, run.depth, 1.0, 1.0)
+        return measure_parts(run.config, run.model, run.depth, whole_layers=run.choices.whole_layers, blank=blank)
+
+    return run.workspace.step("latency table", compute, LatencyTable.to_dict, LatencyTable.from_dict)
 
 
 def _misses(budget: Budget, chosen: Candidate | None, points: Sequence[FrontPoint]) -> list[str]:
@@ -228,7 +237,8 @@ def _facts(
     stored = result.to_dict()
     found = {
         "strategy": run.choices.strategy,
-        "objective": run.config.objective,
+        "objective": run.choices.objective,
+        "compensation": compensation_words(run.choices.compensation),
         "evaluated": len(result.evaluated),
         "cut": result.num_cut,
         "confidence": run.config.racing_confidence,
@@ -258,14 +268,18 @@ def _report(
         model=session.loaded.name,
         task=session.validation.spec.name,
         split=session.validation.split,
-        metric="agreement" if config.objective == "agreement" else session.validation.spec.metrics[0],
+        metric="agreement" if run.choices.by_agreement else session.validation.spec.metrics[0],
         baseline=points[0],
         front=tuple(points[1:]),
         chosen=None if chosen is None else str(chosen.plan),
         budget=budget_words(run.choices.budget),
         search=facts,
         setting=(config.batch_size, config.sequence_length),
-        n={"calibration": len(session.calibration.dataset), "validation": len(session.validation.dataset)},
+        n={
+            "calibration": len(session.calibration.dataset),
+            "validation": len(session.validation.dataset),
+            **({} if run.slices.fitted is None else {"fit": len(run.slices.fitted.dataset)}),
+        },
         notes=tuple(run.notes),
         record={
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

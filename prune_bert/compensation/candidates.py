@@ -1,0 +1,220 @@
+"""Fits of many plans to one slice, as a search needs them: what plans have in common is fitted once.
+
+`PlanFits.whole` is what ``compensate`` gives. `PlanFits.added` is the quick way for plans that each remove one site
+more than another: that one is compensated, then every new site is fitted in its place in it, all of them in one pass
+over the slice. The fits behind the new site stay as they are, and the ridge is given, not chosen: choosing it is most
+of the cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from prune_bert.architectures import find_encoder
+from prune_bert.compensation.fitting import SliceFit, check_slice, runs_of
+from prune_bert.compensation.moments import Moments
+from prune_bert.compensation.neurons import Neurons
+from prune_bert.compensation.passes import PassOver, Slice, Tokens, go_over_all
+from prune_bert.compensation.ports import Port, port_of
+from prune_bert.compensation.result import Compensation, SiteFit
+from prune_bert.compensation.settings import CompensationSettings
+from prune_bert.compensation.site_fit import Ranks, _check, _correction, ranks_of
+from prune_bert.compensation.solving import solve, summed
+from prune_bert.corrections import CorrectionSpec, FittedSite
+from prune_bert.plan import NormRule, PruningPlan, Site
+from prune_bert.surgery import Bypass, bypass
+from prune_bert.surgery.swaps import Corrections
+
+QUICK_RIDGE = 0.3
+QUICK_RANK = 32
+_REMEMBERED_FITS = 512
+_KEPT_BYTES = 2**30
+_MANY_TOKENS = 2**40  # more than any rank needs
+
+_Run = tuple[Site, ...]
+_Key = tuple[int, NormRule, tuple[_Run, ...]]  # the folds, and the runs up to the one fitted
+
+
+class PlanFits:
+    """Fits of plans to one slice, the later ones from what is known of the earlier.
+
+    Args:
+        model: The unpruned model; it is as it was after every call.
+        examples: The slice, with as many folds as the settings have.
+        settings: How to fit.
+        dtype: The type in which the model will be stored; the fits are rounded to it.
+
+    Raises:
+        CompensationError: The slice is too small.
+    """
+
+    def __init__(self, model: nn.Module, examples: Slice, settings: CompensationSettings, dtype: torch.dtype) -> None:
+        check_slice(examples.encoded, settings)
+        self._model, self._examples, self._settings, self._dtype = model, examples, settings, dtype
+        self._in_one_part = dataclasses.replace(examples, folds=1)
+        self._known: dict[_Key, tuple[FittedSite, SiteFit, tuple[str, ...]]] = {}
+
+    def check(self, sites: Sequence[Site], norm: NormRule) -> None:
+        """Refuse what cannot be fitted at some sites, whatever is in the slice.
+
+        Raises:
+            CompensationError: The rank is over the width, or no rank is cheap enough.
+            ArchitectureError: The model's family has no such sublayers.
+        """
+        for site in sites:
+            ranks_of(self._settings, self._port((site,), norm), _MANY_TOKENS)
+
+    def whole(self, plan: PruningPlan) -> Compensation:
+        """Compensate a plan as ``compensate`` does; the sites up to the first new one are fitted already.
+
+        Raises:
+            CompensationError: There are too few tokens, or a fit cannot be stored.
+        """
+        return self._fitted(plan, SliceFit(self._model, self._examples, self._settings, self._dtype))
+
+    def quick(self, plan: PruningPlan) -> Compensation:
+        """Compensate a plan, which may be empty, likewise, but without cross-validation.
+
+        Raises:
+            CompensationError: There are too few tokens, or a fit cannot be stored.
+        """
+        return self._fitted(plan, self._quick())
+
+    def _fitted(self, plan: PruningPlan, work: SliceFit) -> Compensation:
+        nn.Module.to(self._model, self._examples.accelerator.device)
+        runs = runs_of(plan)
+        for number, run in enumerate(runs, start=1):
+            key = (work.examples.folds, plan.norm, tuple(runs[:number]))
+            if key not in self._known:
+                said = len(work.notes)
+                work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
+                self._remember(key, (work.corrections[run[-1]], work.fits[run[-1]], tuple(work.notes[said:])))
+                continue
+            work.corrections[run[-1]], work.fits[run[-1]], notes = self._known[key]
+            work.notes += notes
+        return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
+
+    def added(self, base: PruningPlan, plans: Sequence[PruningPlan]) -> list[Corrections]:
+        """Give corrections for plans that each remove one site more than a base does.
+
+        The numbers for a plan do not depend on the others. A layer may take the place of its own sublayers.
+
+        Raises:
+            CompensationError: There are too few tokens, or a fit cannot be stored.
+        """
+        fitted, runs = self.quick(base), [new_run(base, plan) for plan in plans]
+        ports = [self._port(run, base.norm) for run in runs]
+        found: list[Corrections] = []
+        under = bypass(self._model, base, fitted)
+        for number, pass_over in enumerate(self._passes(ports, under)):
+            work = self._quick()
+            work.fit_at(ports[number], pass_over)
+            others = {site: one for site, one in fitted.items() if site in plans[number] and site not in runs[number]}
+            found.append(others | work.corrections)
+        return found
+
+    def _quick(self) -> SliceFit:
+        """Make a fit without cross-validation."""
+        return SliceFit(self._model, self._in_one_part, self._settings, self._dtype, solve=fit_once)
+
+    def _passes(self, ports: Sequence[Port], under: Bypass) -> Iterator[PassOver]:
+        """Make the passes over the tokens at each site, as many sites at once as the memory holds."""
+        tokens = int(self._examples.encoded.lengths.sum()) / self._examples.accelerator.num_processes
+        of_a_site = tokens * (12 * ports[0].width + 16)
+        at_once = max(1, int(_KEPT_BYTES / of_a_site))
+        for start in range(0, len(ports), at_once):
+            part = ports[start : start + at_once]
+            if of_a_site > _KEPT_BYTES:
+                yield self._running(part[0], under)
+            else:
+                yield from self._remembering(part, under, f"fit {len(ports)} candidates")
+
+    def _remembering(self, ports: Sequence[Port], under: Bypass, description: str) -> list[PassOver]:
+        """Go over the slice once, and remember the tokens at each site."""
+        kept: list[list[Tokens]] = [[] for _ in ports]
+
+        def keep(tokens: Sequence[Tokens]) -> None:
+            for mine, here in zip(kept, tokens, strict=True):
+                mine.append(here)
+
+        self._go_over(ports, under, keep, description)
+        return [_replay(mine, self._examples.accelerator) for mine in kept]
+
+    def _running(self, port: Port, under: Bypass) -> PassOver:
+        """Go over the slice for every pass."""
+
+        def run(collect: Callable[[Tokens], None], words: str) -> None:
+            self._go_over([port], under, lambda tokens: collect(tokens[0]), f"fit {port.site}{words}")
+
+        return run
+
+    def _go_over(
+        self, ports: Sequence[Port], under: Bypass, collect: Callable[[Sequence[Tokens]], None], description: str
+    ) -> None:
+        paths = {module: path for path, module in self._model.named_modules()}
+        entries = {port: paths[port.entry] for port in ports}
+        go_over_all(self._model, self._in_one_part, entries, under, collect, description)
+
+    def _port(self, run: _Run, norm: NormRule) -> Port:
+        model: Any = self._model
+        return port_of(find_encoder(model), run, norm, int(model.config.hidden_size))
+
+    def _remember(self, key: _Key, fit: tuple[FittedSite, SiteFit, tuple[str, ...]]) -> None:
+        while len(self._known) >= _REMEMBERED_FITS:
+            del self._known[next(iter(self._known))]
+        self._known[key] = fit
+
+
+def fit_once(
+    folds: Sequence[Moments],
+    settings: CompensationSettings,
+    ranks: Ranks,
+    metric: torch.Tensor,
+    neurons: Neurons | None = None,
+) -> tuple[FittedSite, SiteFit]:
+    """Fit the correction of a site as `fit_map` does, with the settings' ridge and no cross-validation.
+
+    Of several ranks it takes the largest up to 32. The error in the result is nan: it is not known.
+    """
+    _check(folds)
+    total, kept = summed(folds), 0 if neurons is None else len(neurons)
+    within = [rank for rank in ranks.allowed if rank <= QUICK_RANK]
+    full, bias = settings.form == "affine", settings.form == "bias"
+    rank = 0 if bias else max(within, default=min(ranks.allowed))
+    ridge = QUICK_RIDGE if settings.ridge is None else settings.ridge
+    linear = solve(total, rank, ridge, metric)
+    if bias:
+        linear = dataclasses.replace(linear, bias=total.mean_target)
+    spec = CorrectionSpec(
+        None if full else rank, settings.placement, kept, "gelu" if neurons is None else neurons.activation
+    )
+    fit = SiteFit(spec.rank, kept, 0.0 if bias else ridge, math.nan, int(total.count))
+    return FittedSite(_correction(linear, spec, neurons)), fit
+
+
+def new_run(base: PruningPlan, plan: PruningPlan) -> tuple[Site, ...]:
+    """Find the site, or the run of layers, that a plan has and its base has not.
+
+    Raises:
+        ValueError: There is none, or more than one.
+    """
+    new = [run for run in runs_of(plan) if run not in runs_of(base)]
+    if len(new) != 1:
+        raise ValueError(f"{plan} removes not one site more than {base}")
+    return new[0]
+
+
+def _replay(kept: Sequence[Tokens], accelerator: Accelerator) -> PassOver:
+    def run(collect: Callable[[Tokens], None], words: str) -> None:
+        with torch.inference_mode(), accelerator.autocast():
+            for tokens in kept:
+                collect(tokens)
+
+    return run
