@@ -47,7 +47,7 @@ def train(data_dir, tiny_tokenizer):
 
 def fits_of(model, encoded, **settings):
     settings = CompensationSettings(**{"rank": 4, "ridge": 0.3, **settings})
-    examples = Slice(encoded, Accelerator(cpu=True), 16, settings.folds, settings.cls_weight)
+    examples = Slice(encoded, Accelerator(cpu=True), 16, settings.folds)
     return PlanFits(model, examples, settings, torch.float32), settings
 
 
@@ -68,7 +68,6 @@ FORMS = [
     {"placement": "after"},
     {"form": "neurons", "neurons": 6},
     {"form": "affine"},
-    {"form": "bias"},
 ]
 
 

@@ -96,7 +96,6 @@ def test_a_compensated_run_leaves_everything_it_promises(flags, capsys):  # noqa
         ({"plan": "ffn:1,2", "checkpoint_format": "compact"}, "compact"),
         ({"plan": "ffn:1,2", "compensation": "neurons", "compensation_neurons": 8}, "portable"),
         ({"plan": "layer:1,2", "compensation": "affine"}, "compact"),
-        ({"plan": "attention:1", "compensation": "bias"}, "portable"),
         ({"plan": "ffn:1,2", "compensation_rank": "none", "compensation_max_cost": 0.5}, "portable"),
         ({"plan": "attention:1 norm=skip", "compensation": "none", "compensation_rank": None}, "compact"),
     ],

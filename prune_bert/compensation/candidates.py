@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,14 +19,14 @@ from torch import nn
 from prune_bert.architectures import find_encoder
 from prune_bert.compensation.fitting import SliceFit, check_slice, runs_of
 from prune_bert.compensation.moments import Moments
-from prune_bert.compensation.neurons import Neurons
 from prune_bert.compensation.passes import PassOver, Slice, Tokens, go_over_all
 from prune_bert.compensation.ports import Port, port_of
+from prune_bert.compensation.reading import behind_attention, reads_first_token_alone
 from prune_bert.compensation.result import Compensation, SiteFit
 from prune_bert.compensation.settings import CompensationSettings
-from prune_bert.compensation.site_fit import Ranks, _check, _correction, ranks_of
-from prune_bert.compensation.solving import solve, summed
-from prune_bert.corrections import CorrectionSpec, FittedSite
+from prune_bert.compensation.site_fit import Ranks, ranks_of
+from prune_bert.compensation.solving import Choice
+from prune_bert.corrections import FittedSite
 from prune_bert.plan import NormRule, PruningPlan, Site
 from prune_bert.surgery import Bypass, bypass
 from prune_bert.surgery.swaps import Corrections
@@ -39,7 +38,8 @@ _KEPT_BYTES = 2**30
 _MANY_TOKENS = 2**40  # more than any rank needs
 
 _Run = tuple[Site, ...]
-_Key = tuple[int, NormRule, tuple[_Run, ...]]  # the folds, and the runs up to the one fitted
+# The folds, and the runs up to the one fitted, each with whether it goes by the first token alone.
+_Key = tuple[int, NormRule, tuple[tuple[_Run, bool], ...]]
 
 
 class PlanFits:
@@ -58,6 +58,7 @@ class PlanFits:
     def __init__(self, model: nn.Module, examples: Slice, settings: CompensationSettings, dtype: torch.dtype) -> None:
         check_slice(examples.encoded, settings)
         self._model, self._examples, self._settings, self._dtype = model, examples, settings, dtype
+        self._reads_first = reads_first_token_alone(model)
         self._in_one_part = dataclasses.replace(examples, folds=1)
         self._known: dict[_Key, tuple[FittedSite, SiteFit, tuple[str, ...]]] = {}
 
@@ -69,7 +70,7 @@ class PlanFits:
             ArchitectureError: The model's family has no such sublayers.
         """
         for site in sites:
-            ranks_of(self._settings, self._port((site,), norm), _MANY_TOKENS)
+            ranks_of(self._settings, port_of(self._model, (site,), norm), _MANY_TOKENS)
 
     def whole(self, plan: PruningPlan) -> Compensation:
         """Compensate a plan as ``compensate`` does; the sites up to the first new one are fitted already.
@@ -77,7 +78,7 @@ class PlanFits:
         Raises:
             CompensationError: There are too few tokens, or a fit cannot be stored.
         """
-        return self._fitted(plan, SliceFit(self._model, self._examples, self._settings, self._dtype))
+        return self._fitted(plan, SliceFit(self._model, self._examples, self._settings, self._dtype, self._reads_first))
 
     def quick(self, plan: PruningPlan) -> Compensation:
         """Compensate a plan, which may be empty, likewise, but without cross-validation.
@@ -91,7 +92,7 @@ class PlanFits:
         nn.Module.to(self._model, self._examples.accelerator.device)
         runs = runs_of(plan)
         for number, run in enumerate(runs, start=1):
-            key = (work.examples.folds, plan.norm, tuple(runs[:number]))
+            key = (work.examples.folds, plan.norm, tuple((one, self._alone(plan, one)) for one in runs[:number]))
             if key not in self._known:
                 said = len(work.notes)
                 work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
@@ -110,7 +111,7 @@ class PlanFits:
             CompensationError: There are too few tokens, or a fit cannot be stored.
         """
         fitted, runs = self.quick(base), [new_run(base, plan) for plan in plans]
-        ports = [self._port(run, base.norm) for run in runs]
+        ports = [self._port(run, plan) for run, plan in zip(runs, plans, strict=True)]
         found: list[Corrections] = []
         under = bypass(self._model, base, fitted)
         for number, pass_over in enumerate(self._passes(ports, under)):
@@ -122,7 +123,8 @@ class PlanFits:
 
     def _quick(self) -> SliceFit:
         """Make a fit without cross-validation."""
-        return SliceFit(self._model, self._in_one_part, self._settings, self._dtype, solve=fit_once)
+        model, settings, dtype = self._model, self._settings, self._dtype
+        return SliceFit(model, self._in_one_part, settings, dtype, self._reads_first, choose=without_a_look)
 
     def _passes(self, ports: Sequence[Port], under: Bypass) -> Iterator[PassOver]:
         """Make the passes over the tokens at each site, as many sites at once as the memory holds."""
@@ -162,9 +164,11 @@ class PlanFits:
         entries = {port: paths[port.entry] for port in ports}
         go_over_all(self._model, self._in_one_part, entries, under, collect, description)
 
-    def _port(self, run: _Run, norm: NormRule) -> Port:
-        model: Any = self._model
-        return port_of(find_encoder(model), run, norm, int(model.config.hidden_size))
+    def _port(self, run: _Run, plan: PruningPlan) -> Port:
+        return port_of(self._model, run, plan.norm, first_alone=self._alone(plan, run))
+
+    def _alone(self, plan: PruningPlan, run: _Run) -> bool:
+        return self._reads_first and behind_attention(find_encoder(self._model), plan, run)
 
     def _remember(self, key: _Key, fit: tuple[FittedSite, SiteFit, tuple[str, ...]]) -> None:
         while len(self._known) >= _REMEMBERED_FITS:
@@ -172,31 +176,13 @@ class PlanFits:
         self._known[key] = fit
 
 
-def fit_once(
-    folds: Sequence[Moments],
-    settings: CompensationSettings,
-    ranks: Ranks,
-    metric: torch.Tensor,
-    neurons: Neurons | None = None,
-) -> tuple[FittedSite, SiteFit]:
-    """Fit the correction of a site as `fit_map` does, with the settings' ridge and no cross-validation.
-
-    Of several ranks it takes the largest up to 32. The error in the result is nan: it is not known.
-    """
-    _check(folds)
-    total, kept = summed(folds), 0 if neurons is None else len(neurons)
+def without_a_look(
+    folds: Sequence[Moments], settings: CompensationSettings, ranks: Ranks, metric: torch.Tensor
+) -> Choice:
+    """Take the settings' ridge, or 0.3, and the largest rank up to 32. The error is nan: it is not known."""
     within = [rank for rank in ranks.allowed if rank <= QUICK_RANK]
-    full, bias = settings.form == "affine", settings.form == "bias"
-    rank = 0 if bias else max(within, default=min(ranks.allowed))
     ridge = QUICK_RIDGE if settings.ridge is None else settings.ridge
-    linear = solve(total, rank, ridge, metric)
-    if bias:
-        linear = dataclasses.replace(linear, bias=total.mean_target)
-    spec = CorrectionSpec(
-        None if full else rank, settings.placement, kept, "gelu" if neurons is None else neurons.activation
-    )
-    fit = SiteFit(spec.rank, kept, 0.0 if bias else ridge, math.nan, int(total.count))
-    return FittedSite(_correction(linear, spec, neurons)), fit
+    return Choice(max(within, default=min(ranks.allowed)), ridge, math.nan)
 
 
 def new_run(base: PruningPlan, plan: PruningPlan) -> tuple[Site, ...]:

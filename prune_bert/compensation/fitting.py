@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,10 @@ from prune_bert.compensation.moments import ChannelMoments, Moments, summed_over
 from prune_bert.compensation.neurons import Neurons, chosen_neurons, neurons_of
 from prune_bert.compensation.passes import PassOver, SitePasses, Slice, Tokens
 from prune_bert.compensation.ports import Port, port_of
+from prune_bert.compensation.reading import behind_attention, reads_first_token_alone
 from prune_bert.compensation.result import Compensation, SiteFit
 from prune_bert.compensation.settings import CompensationError, CompensationSettings
-from prune_bert.compensation.site_fit import Ranks, fit_map, ranks_of, rounded, with_norm
+from prune_bert.compensation.site_fit import Choose, by_cross_validation, fit_map, ranks_of, rounded, with_norm
 from prune_bert.compensation.targets import after_norm, before_norm, channel_weights, normalised
 from prune_bert.corrections import FittedSite
 from prune_bert.evaluation import EncodedTask
@@ -27,10 +27,6 @@ from prune_bert.evaluation.evaluating import fitting_task
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import bypass, check_droppable
 from prune_bert.tasks import TaskData
-
-Solve = Callable[
-    [Sequence[Moments], CompensationSettings, Ranks, torch.Tensor, Neurons | None], tuple[FittedSite, SiteFit]
-]
 
 
 def compensate(
@@ -47,10 +43,11 @@ def compensate(
 ) -> Compensation:
     """Fit, without training, what a plan removes: ``bypass`` and ``drop`` take the result beside the plan.
 
-    Site by site in forward order, a linear map is fitted by least squares from what reaches the site in the model as
-    it is compensated so far to what the unpruned model has there; for a LayerNorm that stays, its scale and bias,
-    too. Labels are not looked at. Only sums over tokens are kept, in float64. Adjacent layers are one map, from
-    the first one's input to the last one's output. The model is as it was on leaving.
+    Site by site in forward order, a map is fitted by least squares from what reaches the site in the model as it is
+    compensated so far to what the unpruned model has there; for a LayerNorm that stays, its scale and bias, too.
+    Behind the last attention that stays, where a head that reads the first token alone sees no other, that token
+    counts a thousand times the others. Labels are not looked at. Only sums over tokens are kept, in float64. Adjacent
+    layers are one map, from the first one's input to the last one's output. The model is as it was on leaving.
 
     Args:
         model: The unpruned model.
@@ -74,8 +71,8 @@ def compensate(
     encoded = _enough(fitting_task(model, data, tokenizer, max_seq_length), settings)
     check_droppable(model, plan)
     nn.Module.to(model, (accelerator or Accelerator()).device)
-    examples = Slice(encoded, accelerator or Accelerator(), batch_size, settings.folds, settings.cls_weight)
-    work = SliceFit(model, examples, settings, dtype)
+    examples = Slice(encoded, accelerator or Accelerator(), batch_size, settings.folds)
+    work = SliceFit(model, examples, settings, dtype, reads_first_token_alone(model))
     runs = runs_of(plan)
     for number, run in enumerate(runs, start=1):
         work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
@@ -118,25 +115,28 @@ class SliceFit:
         examples: The slice.
         settings: How to fit.
         dtype: The type to which fits are rounded.
+        reads_first: Whether the model's head reads the first token alone.
         corrections: What has been fitted.
         fits: How.
         notes: What a reader of the results should know.
-        solve: From the sums at a site to its correction.
+        choose: How rank and ridge are chosen.
     """
 
     model: nn.Module
     examples: Slice
     settings: CompensationSettings
     dtype: torch.dtype
+    reads_first: bool
     corrections: dict[Site, FittedSite] = field(default_factory=dict)
     fits: dict[Site, SiteFit] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    solve: Solve = fit_map
+    choose: Choose = by_cross_validation
 
     def fit(self, plan: PruningPlan, run: tuple[Site, ...], description: str) -> None:
         """Fit one site of a plan, or a run of layers, after all sites before it."""
         model: Any = self.model
-        port = port_of(find_encoder(model), run, plan.norm, int(model.config.hidden_size))
+        alone = self.reads_first and behind_attention(find_encoder(model), plan, run)
+        port = port_of(model, run, plan.norm, first_alone=alone)
         earlier = bypass(model, PruningPlan(tuple(s for s in plan if s < run[0]), plan.norm), self.corrections)
         self.fit_at(port, SitePasses(model, self.examples, port, earlier, description))
 
@@ -184,7 +184,8 @@ class SliceFit:
         folds = summed_over_processes(folds, self.examples.accelerator)
         ranks = ranks_of(self.settings, port, int(sum(float(fold.count) for fold in folds)))
         self.notes += [ranks.note] if ranks.note else []
-        return self.solve(folds, self.settings, ranks, channel_weights(port, after=after), neurons)
+        metric = channel_weights(port, after=after)
+        return fit_map(folds, self.settings, ranks, metric, neurons, self.choose)
 
     def _norm_moments(self, port: Port, pass_over: PassOver, fitted: FittedSite | None) -> ChannelMoments:
         """Sum what the refit of a LayerNorm needs: its normalised input, and the unpruned model's output."""

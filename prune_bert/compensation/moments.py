@@ -29,7 +29,7 @@ class Moments:
     @classmethod
     def of(cls, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> Moments:
         """Sum over tokens: ``(tokens, inputs)``, ``(tokens, outputs)`` and ``(tokens,)``."""
-        inputs, targets, weights = _double(inputs), _double(targets), _double(weights).unsqueeze(1)
+        inputs, targets, weights = in_double(inputs), in_double(targets), in_double(weights).unsqueeze(1)
         with_one = torch.cat((inputs, torch.ones_like(weights)), dim=1)
         count = torch.tensor(float(len(inputs)), dtype=torch.float64, device=inputs.device)
         weighted = weights * targets
@@ -80,7 +80,7 @@ class ChannelMoments:
     @classmethod
     def of(cls, inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> ChannelMoments:
         """Sum over tokens: ``(tokens, channels)`` twice, and ``(tokens,)``."""
-        z, y, w = _double(inputs), _double(targets), _double(weights).unsqueeze(1)
+        z, y, w = in_double(inputs), in_double(targets), in_double(weights).unsqueeze(1)
         return cls(torch.stack([(w * item).sum(0) for item in (torch.ones_like(z), z, y, z * z, z * y)]))
 
     @classmethod
@@ -125,5 +125,6 @@ def sums_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _double(tensor: torch.Tensor) -> torch.Tensor:
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    """Give a tensor in float64, where it is to be summed."""
     return tensor.to(sums_device(tensor.device)).double()

@@ -26,14 +26,12 @@ class Slice:
         accelerator: Device, precision and processes.
         batch_size: Examples in a batch of each process.
         folds: Parts for cross-validation; an example belongs to the part of its place in the slice.
-        cls_weight: How many tokens the first one of an example counts for.
     """
 
     encoded: EncodedTask
     accelerator: Accelerator
     batch_size: int
     folds: int
-    cls_weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +63,8 @@ class Tokens:
 PassOver = Callable[[Callable[[Tokens], None], str], None]
 
 
+# What a token counts for that nothing reads: enough to hold a fit to few examples in place, too little to move it.
+_OTHERS = 1e-3
 _KEPT_BYTES = 256 * 2**20
 
 
@@ -133,7 +133,7 @@ def go_over(
         with earlier:
             inputs = entering(model, port, batch)
         target = target_at(model, port, batch)
-        collect(tokens_of(batch, [inputs], [target], examples, next(places))[0])
+        collect(tokens_of(batch, [port], [inputs], [target], examples, next(places))[0])
         return torch.zeros(len(inputs), 1)
 
     predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
@@ -165,7 +165,7 @@ def go_over_all(
         with base:
             inputs = entering_all(model, ports, batch)
         targets = targets_at(model, list(ports), batch)
-        collect(tokens_of(batch, inputs, targets, examples, next(places)))
+        collect(tokens_of(batch, list(ports), inputs, targets, examples, next(places)))
         return torch.zeros(len(inputs[0]), 1)
 
     predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
@@ -173,6 +173,7 @@ def go_over_all(
 
 def tokens_of(
     batch: Batch,
+    ports: Sequence[Port],
     inputs: Sequence[torch.Tensor],
     targets: Sequence[Target],
     examples: Slice,
@@ -180,19 +181,16 @@ def tokens_of(
 ) -> list[Tokens]:
     """Take the tokens of a batch from what each site has of it; the places are those of its examples in the slice."""
     mask = _mask(batch)
-    weights = torch.ones(mask.shape, dtype=torch.float64, device="cpu")
-    weights[torch.arange(len(mask)), mask.int().argmax(1).cpu()] = examples.cls_weight
     folds = torch.as_tensor(np.remainder(places, examples.folds)).unsqueeze(1).expand(mask.shape)
     here, device = mask.cpu(), inputs[0].device
-    count, part = weights[here].to(*_double_on(device)), folds[here].to(device)
+    part, even = folds[here].to(device), torch.ones_like(here, dtype=torch.float32)
+    first = torch.full_like(even, _OTHERS)
+    first[torch.arange(len(here)), here.int().argmax(1)] = 1.0
+    weights = [(first if port.first_alone else even)[here].to(device) for port in ports]
     return [
-        Tokens(entered[mask], target.before[mask], target.after[mask], count, part)
-        for entered, target in zip(inputs, targets, strict=True)
+        Tokens(entered[mask], target.before[mask], target.after[mask], weight, part)
+        for entered, target, weight in zip(inputs, targets, weights, strict=True)
     ]
-
-
-def _double_on(device: torch.device) -> tuple[torch.device, torch.dtype]:
-    return device, torch.float32 if device.type == "mps" else torch.float64
 
 
 def _mask(batch: Batch) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from prune_bert.architectures import Encoder, Part
+from prune_bert.architectures import Encoder, Part, find_encoder
 from prune_bert.compensation.settings import CompensationError
 from prune_bert.plan import NormRule, Site
 from prune_bert.stand_ins import Identity
@@ -36,6 +36,7 @@ class Port:
         residual_outside: Whether the residual is added outside `exit` (DistilBERT).
         work: The parameters of the matrices that go: what a token costs there, in multiplications.
         width: The width of the hidden states.
+        first_alone: Whether only the first token of an example is read behind it.
     """
 
     site: Site
@@ -45,6 +46,7 @@ class Port:
     residual_outside: bool
     work: int
     width: int
+    first_alone: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +62,19 @@ class Target:
     after: torch.Tensor
 
 
-def port_of(encoder: Encoder, run: Sequence[Site], norm: NormRule, width: int) -> Port:
+def port_of(model: Any, run: Sequence[Site], norm: NormRule, *, first_alone: bool = False) -> Port:
     """Find the modules of a site, or of a run of adjacent layers, whose last site carries the correction.
+
+    Args:
+        model: The unpruned model.
+        run: The site, or the layers.
+        norm: The norm rule.
+        first_alone: Whether only the first token of an example is read behind it.
 
     Raises:
         ArchitectureError: Only whole layers of the family are known.
     """
+    encoder, width = find_encoder(model), int(model.config.hidden_size)
     parts = [(encoder.layers[site.layer], part) for site in run for part in _parts(encoder, site, norm)]
     modules = [layer.get_submodule(part.path) for layer, part in parts]
     for module in modules:
@@ -77,7 +86,7 @@ def port_of(encoder: Encoder, run: Sequence[Site], norm: NormRule, width: int) -
     residual_outside = part.skipping == "zero" and carrier == len(parts) - 1
     kept = modules[-1].get_submodule(part.norm_path) if part.norm_path else None
     work = sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
-    return Port(run[-1], modules[0], modules[-1], kept, residual_outside, work, width)
+    return Port(run[-1], modules[0], modules[-1], kept, residual_outside, work, width, first_alone)
 
 
 def _parts(encoder: Encoder, site: Site, norm: NormRule) -> tuple[Part, ...]:

@@ -19,8 +19,8 @@ class CompensationSettings:
     """Every knob of a compensation; the defaults are the configuration's.
 
     Attributes:
-        form: ``"low_rank"``; ``"neurons"``, of an FFN a low rank beside its neurons of most effect; ``"affine"``,
-            a full map; or ``"bias"``, the mean of what was removed.
+        form: ``"low_rank"``; ``"neurons"``, of an FFN a low rank beside its neurons of most effect; or ``"affine"``,
+            a full map.
         rank: The rank; None: for each site the one of least cross-validated error within `max_cost`.
         max_cost: With no `rank`: the matrix work of a map, as a share of the sublayer's that it replaces.
         neurons: How many neurons ``"neurons"`` keeps.
@@ -28,7 +28,6 @@ class CompensationSettings:
         refit_norm: Fit the scale and bias of that LayerNorm anew.
         ridge: The strength of the ridge, times the mean square of an input channel; None: for each site the one of
             least cross-validated error.
-        cls_weight: How many tokens the first one of an example counts for.
         folds: Parts of the slice for cross-validation.
 
     Raises:
@@ -42,7 +41,6 @@ class CompensationSettings:
     placement: Placement = CompensationOptions.compensation_placement
     refit_norm: bool = CompensationOptions.compensation_refit_norm
     ridge: float | None = CompensationOptions.compensation_ridge
-    cls_weight: float = CompensationOptions.compensation_cls_weight
     folds: int = 4
 
     def __post_init__(self) -> None:
@@ -54,7 +52,6 @@ class CompensationSettings:
             ("placement", f"one of {', '.join(get_args(Placement))}", self.placement in get_args(Placement)),
             ("placement", "before, for the form neurons", self.placement == "before" or self.form != "neurons"),
             ("ridge", "0 or more, or none", self.ridge is None or self.ridge >= 0),
-            ("cls_weight", "0 or more", self.cls_weight >= 0),
             ("folds", "at least 2", self.folds >= 2),
         ]
         faults = [f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in rules if not holds]
@@ -68,4 +65,4 @@ class CompensationSettings:
         return cls(form=options.compensation, **knobs)
 
 
-_NAMES = ("rank", "max_cost", "neurons", "placement", "refit_norm", "ridge", "cls_weight")
+_NAMES = ("rank", "max_cost", "neurons", "placement", "refit_norm", "ridge")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,12 +64,25 @@ def ranks_of(settings: CompensationSettings, port: Port, tokens: int) -> Ranks:
     return Ranks(tuple(powers) or (min(most, determined, _SMALLEST_RANK),))
 
 
+# From the sums of each fold, the settings, the ranks allowed and the channels' weights to rank and ridge.
+Choose = Callable[[Sequence[Moments], CompensationSettings, Ranks, torch.Tensor], Choice]
+
+
+def by_cross_validation(
+    folds: Sequence[Moments], settings: CompensationSettings, ranks: Ranks, metric: torch.Tensor
+) -> Choice:
+    """Choose the rank, and the ridge where the settings leave it open, of least cross-validated error."""
+    ridges = RIDGES if settings.ridge is None else (settings.ridge,)
+    return cross_validate(folds, ranks.allowed, ridges, metric)
+
+
 def fit_map(
     folds: Sequence[Moments],
     settings: CompensationSettings,
     ranks: Ranks,
     metric: torch.Tensor,
     neurons: Neurons | None = None,
+    choose: Choose | None = None,
 ) -> tuple[FittedSite, SiteFit]:
     """Fit the correction of a site to the sums of each fold.
 
@@ -80,21 +92,16 @@ def fit_map(
         ranks: The ranks to choose from.
         metric: ``(hidden,)`` weights of an error in each channel, above 0.
         neurons: The neurons that stay; their activations are the inputs after the hidden states.
+        choose: Chooses rank and ridge; by default `by_cross_validation`.
 
     Raises:
         CompensationError: A sum is no finite number, or a fold is empty.
     """
     _check(folds)
-    if settings.form == "bias":
-        choice = Choice(0, 0.0, 1.0)
-    else:
-        ridges = RIDGES if settings.ridge is None else (settings.ridge,)
-        choice = cross_validate(folds, ranks.allowed, ridges, metric)
+    choice = (choose or by_cross_validation)(folds, settings, ranks, metric)
     total = summed(folds)
     linear = solve(total, choice.rank, choice.ridge, metric)
     rank = None if settings.form == "affine" else choice.rank
-    if settings.form == "bias":
-        linear = dataclasses.replace(linear, bias=total.mean_target)
     kept = 0 if neurons is None else len(neurons)
     spec = CorrectionSpec(rank, settings.placement, kept, "gelu" if neurons is None else neurons.activation)
     fit = SiteFit(rank, kept, choice.ridge, choice.error, int(total.count))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from prune_bert.compensation.moments import ChannelMoments
+from prune_bert.compensation.moments import ChannelMoments, in_double
 from prune_bert.compensation.neurons import Neurons
 from prune_bert.compensation.passes import Tokens
 from prune_bert.compensation.ports import Port
@@ -26,11 +26,12 @@ def before_norm(port: Port, neurons: Neurons | None = None) -> Residual:
     """
 
     def residual(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
-        targets, weights = tokens.before.double() - tokens.inputs.double(), tokens.weights
+        before = in_double(tokens.before)
+        targets, weights = before - in_double(tokens.inputs), in_double(tokens.weights)
         if neurons is not None:
-            targets = targets - F.linear(neurons.fire(tokens.inputs), neurons.outer).double()
+            targets = targets - in_double(F.linear(neurons.fire(tokens.inputs), neurons.outer))
         if port.norm is not None or port.residual_outside:
-            weights = weights / (tokens.before.double().var(-1, unbiased=False) + _EPSILON)
+            weights = weights / (before.var(-1, unbiased=False) + _EPSILON)
         return targets, weights
 
     return residual
@@ -41,8 +42,8 @@ def after_norm(port: Port, norm: ChannelMoments | None) -> Residual:
     scale, bias = _own(port) if norm is None else norm.scale_and_bias()
 
     def residual(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
-        z = normalised(tokens.inputs.float(), port).double()
-        return tokens.after.double() - (z * scale.to(z.device) + bias.to(z.device)), tokens.weights
+        z = in_double(normalised(tokens.inputs.float(), port))
+        return in_double(tokens.after) - (z * scale.to(z.device) + bias.to(z.device)), tokens.weights
 
     return residual
 
@@ -61,5 +62,5 @@ def channel_weights(port: Port, *, after: bool) -> torch.Tensor:
 
 
 def _own(port: Port) -> tuple[torch.Tensor, torch.Tensor]:
-    weight, bias = (getattr(port.norm, name).detach().double() for name in ("weight", "bias"))
+    weight, bias = (in_double(getattr(port.norm, name).detach()) for name in ("weight", "bias"))
     return weight, bias

@@ -7,17 +7,17 @@ from typing import Literal
 
 from prune_bert.config.options import About
 
-CompensationForm = Literal["bias", "low_rank", "neurons", "affine"]
+CompensationForm = Literal["low_rank", "neurons", "affine"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompensationOptions:
     """What is fitted, without training, in the place of what is removed."""
 
-    compensation: Literal["none", "bias", "low_rank", "neurons", "affine"] = field(
+    compensation: Literal["none", "low_rank", "neurons", "affine"] = field(
         default="none",
         metadata=About(
-            help="fit to a slice of train: low_rank maps; neurons: and an FFN's best neurons; bias; affine: full maps"
+            help="fit to a slice of train: low_rank maps; neurons: and an FFN's best neurons; affine: full maps"
         ),
     )
     compensation_rank: int | None = field(
@@ -49,7 +49,4 @@ class CompensationOptions:
         metadata=About(
             help="ridge, times the mean square of an input; none: by cross-validation", metavar="X", at_least=0
         ),
-    )
-    compensation_cls_weight: float = field(
-        default=1.0, metadata=About(help="how many tokens [CLS] counts for", metavar="X", at_least=0)
     )

@@ -58,8 +58,7 @@ def _blank_corrections(
         return {}
     settings = CompensationSettings.from_options(config)
     width = int(model.config.hidden_size)
-    ranks = {"bias": 0, "affine": None}
-    rank = ranks.get(settings.form, settings.rank or 1)
+    rank = None if settings.form == "affine" else settings.rank or 1
     found = {}
     for site in (run[-1] for run in runs_of(plan)):
         spec = CorrectionSpec(rank, settings.placement)
@@ -136,7 +135,7 @@ def _measures(run: PruneRun, fitted: Compensation) -> Mapping[Site, SiteMeasure]
 
 
 def _compensated_site(run: PruneRun, site: Site, fit: SiteFit, measure: SiteMeasure | None) -> CompensatedSite:
-    form = "neurons" if fit.neurons else "affine" if fit.rank is None else "low_rank" if fit.rank else "bias"
+    form = "neurons" if fit.neurons else "affine" if fit.rank is None else "low_rank"
     costs: dict[str, Any] = {} if measure is None else asdict(measure)
     if not run.config.profile:
         costs = {name: value for name, value in costs.items() if not name.endswith("latency_ms")}

@@ -40,7 +40,7 @@ def open_fits(run: SearchRun) -> PlanFits | None:
         return None
     encoded = encode(run.session.loaded.tokenizer, run.slices.fitted, config.max_seq_length)
     size = config.per_device_eval_batch_size
-    examples = Slice(encoded, run.accelerator, size, settings.folds, settings.cls_weight)
+    examples = Slice(encoded, run.accelerator, size, settings.folds)
     fits = PlanFits(run.model, examples, settings, run.session.loaded.stored_dtype)
     fits.check(run.sites, config.norm)
     return fits
@@ -52,7 +52,7 @@ def blank_of(model: nn.Module, settings: CompensationSettings | None) -> Blank:
         return no_correction
     shapes: Any = model.config
     width, activation = int(shapes.hidden_size), ffn_activation(shapes) or "gelu"
-    rank = {"bias": 0, "affine": None}.get(settings.form, min(settings.rank or QUICK_RANK, width))
+    rank = None if settings.form == "affine" else min(settings.rank or QUICK_RANK, width)
 
     def make(site: Site) -> FittedSite:
         of_neurons = settings.form == "neurons" and site.component == "ffn"
