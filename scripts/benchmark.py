@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--data_dir")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--plans", nargs="+", default=["attention:4 ffn:3-5"], help="for compensation")
+    parser.add_argument("--samples", type=int, default=256, help="for compensation: rows to fit to")
+    parser.add_argument("--longest", action="store_true", help="for compensation: from the longest rows of train")
     parser.add_argument("--forms", nargs="+", help="for compensation; default: all")
     parser.add_argument("--output", type=Path, help="default: standard output")
     arguments = parser.parse_args()
@@ -62,6 +64,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict:
             task=arguments.task,
             data_dir=arguments.data_dir,
             plans=arguments.plans,
+            samples=arguments.samples,
+            longest=arguments.longest,
             forms=arguments.forms,
         )
     from benchmarks import plans

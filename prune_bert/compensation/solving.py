@@ -79,24 +79,38 @@ def cross_validate(
 ) -> Choice:
     """Choose rank and ridge by the error on each fold of a fit to the others.
 
+    The error falls and then rises with the strength of the ridge, so the search begins in the middle and goes on as
+    long as it falls: each strength costs an eigendecomposition a fold.
+
     Args:
         folds: The sums of each fold; every one holds tokens.
         ranks: The ranks to choose from, each above 0.
         ridges: The strengths to choose from.
         metric: ``(hidden,)`` weights of an error in each channel.
     """
-    total, ranks = summed(folds), sorted(set(ranks))
+    total, ranks, ridges = summed(folds), sorted(set(ranks)), sorted(set(ridges))
+    rests = [total - fold for fold in folds]
     columns = torch.tensor(ranks, device=metric.device) - 1
-    errors = torch.zeros(len(ridges), len(ranks), dtype=torch.float64, device=metric.device)
-    baseline = torch.zeros((), dtype=torch.float64, device=metric.device)
-    for fold in folds:
-        rest = total - fold
-        for row, ridge in enumerate(ridges):
-            errors[row] += _Solved(rest, ridge, metric).errors_by_rank(fold)[columns]
-        baseline += _about(fold, rest.mean_target, metric)
-    row, column = divmod(int(errors.argmin()), len(ranks))
-    error = float(errors[row, column] / baseline) if baseline > 0 else 0.0
-    return Choice(ranks[column], ridges[row], error)
+    known: dict[int, torch.Tensor] = {}
+
+    def errors(place: int) -> torch.Tensor:
+        if place not in known:
+            solved = [_Solved(rest, ridges[place], metric).errors_by_rank(fold) for rest, fold in _pairs(rests, folds)]
+            known[place] = torch.stack(solved).sum(0)[columns]
+        return known[place]
+
+    best = len(ridges) // 2
+    for step in (1, -1):
+        while 0 <= best + step < len(ridges) and errors(best + step).min() < errors(best).min():
+            best += step
+    column = int(errors(best).argmin())
+    baseline = sum(_about(fold, rest.mean_target, metric) for rest, fold in _pairs(rests, folds))
+    error = float(errors(best)[column] / baseline) if baseline > 0 else 0.0
+    return Choice(ranks[column], ridges[best], error)
+
+
+def _pairs(rests: Sequence[Moments], folds: Sequence[Moments]) -> list[tuple[Moments, Moments]]:
+    return list(zip(rests, folds, strict=True))
 
 
 def summed(folds: Sequence[Moments]) -> Moments:

@@ -279,7 +279,13 @@ class CalibrationOptions:
 
     max_calibration_samples: int = field(
         default=512,
-        metadata=About(help="training examples to choose and to fit on, evenly spaced", metavar="N", at_least=2),
+        metadata=About(help="training examples to choose and to fit on", metavar="N", at_least=2),
+    )
+    calibration_rows: Literal["evenly", "longest"] = field(
+        default="evenly",
+        metadata=About(
+            help="evenly spaced, or among the longest twentieth: for train splits of fragments, such as SST-2's"
+        ),
     )
 
 

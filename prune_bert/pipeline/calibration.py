@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 
 from prune_bert.checkpoint import LoadedModel, load_model
@@ -15,6 +18,8 @@ from prune_bert.pipeline.session import load_data, model_settings
 from prune_bert.search import SearchError
 from prune_bert.tasks import TaskData, align_labels
 
+CALIBRATION = "calibration"
+_LONGEST_SHARE = 0.05
 # CoLA's training file has 16 of its 8,551 sentences in its development file, too: such accidents are left out.
 _ACCIDENTAL_SHARE = 0.05
 
@@ -48,7 +53,7 @@ def open_calibration(config: Any, accelerator: Accelerator, *, needs_labels: boo
         SearchError: If the calibration slice overlaps the validation data.
     """
     samples = config.max_calibration_samples
-    return open_with_train(config, accelerator, "calibration", samples, needs_labels=needs_labels)
+    return open_with_train(config, accelerator, CALIBRATION, samples, needs_labels=needs_labels)
 
 
 def open_with_train(
@@ -78,12 +83,12 @@ def open_with_train(
     if config.validation_file is not None and config.train_file is None:
         raise SearchError(f"there is no train split for {use}: give --train_file beside --validation_file")
     unlabelled = config.task_name is None and config.label_column is None and not needs_labels
-    splits, limits = ("train", config.eval_split), {} if samples is None else {"train": samples}
+    rule = config.calibration_rows if use == CALIBRATION else "evenly"
     if unlabelled:
         loaded = load_model(config.model_name_or_path, **model_settings(config))
-        data = load_data(config, splits, limits, list(_names(loaded).values()))
+        data = _load(config, samples, rule, list(_names(loaded).values()))
     else:
-        data = load_data(config, splits, limits)
+        data = _load(config, samples, rule)
         loaded = load_model(config.model_name_or_path, **model_settings(config))
     rows, overlap = without_overlap(data["train"], data[config.eval_split], use)
     rows, _ = align_labels(rows, _names(loaded))
@@ -108,9 +113,33 @@ def calibration_slice(config: Any, session: CalibrationSession) -> tuple[TaskDat
     """
     unlabelled = config.task_name is None and config.label_column is None
     placeholders = list(_names(session.loaded).values()) if unlabelled else None
-    limits = {"train": config.max_calibration_samples}
-    data = load_data(config, ("train", config.eval_split), limits, placeholders)
+    data = _load(config, config.max_calibration_samples, config.calibration_rows, placeholders)
     return without_overlap(data["train"], session.validation)
+
+
+def _load(
+    config: Any, samples: int | None, rule: str, placeholders: Sequence[str] | None = None
+) -> dict[str, TaskData]:
+    """Load rows of train by a rule, and the validation data."""
+    limits = {} if samples is None or rule == "longest" else {"train": samples}
+    data = load_data(config, ("train", config.eval_split), limits, placeholders)
+    if samples is not None and rule == "longest":
+        data["train"] = longest_rows(data["train"], samples)
+    return data
+
+
+def longest_rows(data: TaskData, samples: int) -> TaskData:
+    """Keep rows evenly spaced among the longest twentieth, or among as many as are wanted where that is more.
+
+    A train split may hold fragments where the task is about whole texts: SST-2's has 9 words a row and its validation
+    split 19. What a plan costs on fragments says little of what it costs on sentences.
+    """
+    lengths = np.array([sum(map(len, texts)) for texts in _texts(data)])
+    pool = max(samples, math.ceil(len(lengths) * _LONGEST_SHARE))
+    longest = np.sort(np.argsort(-lengths, kind="stable")[:pool])
+    kept = longest[np.linspace(0, len(longest) - 1, min(samples, len(longest))).round().astype(int)]
+    source = f"{data.source} ({len(kept)} of the longest {len(longest)} of {len(lengths)} rows)"
+    return dataclasses.replace(data, dataset=data.dataset.select(kept), source=source)
 
 
 def _names(loaded: LoadedModel) -> dict[int, str]:

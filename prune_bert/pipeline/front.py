@@ -180,7 +180,9 @@ def prune_command(config: SearchConfig, plan: PruningPlan, number: int, samples:
             value = getattr(config, knob.name)
             if value != knob.default:
                 given[knob.name] = value
-    given |= {"max_calibration_samples": samples} if compensated else {}
+    if compensated:
+        given["max_calibration_samples"] = samples
+        given |= {"calibration_rows": config.calibration_rows} if config.calibration_rows != "evenly" else {}
     given |= {
         "plan": str(plan),
         "profile_batch_sizes": config.batch_size,

@@ -28,6 +28,7 @@ from prune_bert.search import Journal
 _OF_THE_VALUES = (
     "max_seq_length",
     "max_calibration_samples",
+    "calibration_rows",
     "per_device_eval_batch_size",
     "mixed_precision",
     "device",

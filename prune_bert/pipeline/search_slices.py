@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from prune_bert.pipeline.calibration import (
+    CALIBRATION,
     CalibrationSession,
     calibration_slice,
     open_calibration,
@@ -57,7 +58,7 @@ def open_slices(config: Any, accelerator: Accelerator, *, needs_labels: bool) ->
         return Slices(session, None, config.max_calibration_samples)
     wanted = config.max_calibration_samples
     limit = int(2 * wanted * _SPARE)
-    session = open_with_train(config, accelerator, "calibration", limit, needs_labels=needs_labels)
+    session = open_with_train(config, accelerator, CALIBRATION, limit, needs_labels=needs_labels)
     samples = max(1, min(wanted, len(session.calibration.dataset) // 2))
     fitted, _ = calibration_slice(dataclasses.replace(config, max_calibration_samples=samples), session)
     chosen = rows_apart(session.calibration, fitted, samples)

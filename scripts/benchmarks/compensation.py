@@ -18,6 +18,7 @@ from prune_bert import PruningPlan, bypass, compare, evaluate, load_model
 from prune_bert.checkpoint import LoadedModel
 from prune_bert.compensation import CompensationSettings, compensate
 from prune_bert.evaluation import EncodedTask, TaskScore, encode
+from prune_bert.pipeline.calibration import longest_rows
 from prune_bert.profiling import measure_size
 from prune_bert.tasks import align_labels, load_task
 
@@ -47,7 +48,8 @@ def run(
     task: str,
     data_dir: str | None,
     plans: Sequence[str],
-    samples: int = 512,
+    samples: int = 256,
+    longest: bool = False,
     forms: Sequence[str] | None = None,
     show: Callable[[str], None] = print,
 ) -> Json:
@@ -59,6 +61,7 @@ def run(
         data_dir: Where the task's files are.
         plans: Plans in text form.
         samples: Rows of train to fit to; as many others to judge by.
+        longest: Take them from the longest twentieth.
         forms: Names of `FORMS`; by default all.
         show: Told each result as it comes.
 
@@ -66,7 +69,7 @@ def run(
         JSON-able results.
     """
     loaded = load_model(model_path)
-    fit, judge, validation = _data(loaded, task, data_dir, samples)
+    fit, judge, validation = _data(loaded, task, data_dir, samples, longest=longest)
     unpruned = {name: evaluate(loaded.model, data) for name, data in (("judge", judge), ("validation", validation))}
     flops = _flops(loaded)
     rows = []
@@ -98,11 +101,15 @@ def run(
     }
 
 
-def _data(loaded: LoadedModel, task: str, data_dir: str | None, samples: int) -> tuple[EncodedTask, ...]:
+def _data(
+    loaded: LoadedModel, task: str, data_dir: str | None, samples: int, *, longest: bool
+) -> tuple[EncodedTask, ...]:
     """Give rows of train to fit to, as many others of train to judge by, and the validation data."""
     labels = loaded.model.config.id2label
-    splits = load_task(task, data_dir=data_dir, splits=("train", "validation"), max_samples={"train": 2 * samples})
-    train, _ = align_labels(splits["train"], labels)
+    limits = {} if longest else {"train": 2 * samples}
+    splits = load_task(task, data_dir=data_dir, splits=("train", "validation"), max_samples=limits)
+    rows = longest_rows(splits["train"], 2 * samples) if longest else splits["train"]
+    train, _ = align_labels(rows, labels)
     validation, _ = align_labels(splits["validation"], labels)
     encoded = encode(loaded.tokenizer, train)
     halves = (_rows(encoded, range(start, len(encoded), 2)) for start in (0, 1))
