@@ -36,7 +36,7 @@ class CompensationOptions:
         ),
     )
     compensation_neurons: int = field(
-        default=64, metadata=About(help="how many neurons of an FFN neurons keeps", metavar="N", at_least=1)
+        default=128, metadata=About(help="how many neurons of an FFN neurons keeps", metavar="N", at_least=1)
     )
     compensation_placement: Literal["before", "after"] = field(
         default="before", metadata=About(help="side of the LayerNorm that stays on which the map is added")
