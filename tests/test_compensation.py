@@ -337,8 +337,29 @@ def test_adjacent_layers_are_one_map_and_folding_changes_nothing(tiny_bert, exam
     assert distance(tiny_bert, examples, plan("layer:1-2"), run) < 1e-7
 
 
-def test_runs_are_of_adjacent_layers_only():
-    assert [len(run) for run in runs_of(plan("layer:1-2,4 attention:5 ffn:5"))] == [2, 1, 1, 1]
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("layer:1-2,4 attention:5 ffn:5", [2, 1, 1, 1]),
+        ("layer:1 attention:2 ffn:2 attention:4 norm=skip", [3, 1]),
+        ("ffn:1 attention:2 ffn:3 norm=skip", [2, 1]),
+    ],
+)
+def test_sites_without_a_layernorm_between_them_are_one_run(text, lengths):
+    assert [len(run) for run in runs_of(plan(text))] == lengths
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_run_of_sublayers_carries_one_correction(family, examples, tmp_path):
+    model = build(family).eval()
+    examples, removed = fitting(model, examples), plan("ffn:1 attention:2 norm=skip")
+    fitted = compensate(model, removed, examples, settings=CompensationSettings(rank=8))
+    assert list(fitted) == [Site(2, "attention")]
+    assert distance(model, examples, removed, fitted) < distance(model, examples, removed)
+    with bypass(model, removed, fitted):
+        expected = logits(model, examples)
+    save_pruned(drop(model, removed, fitted), tmp_path / "out", format="compact")
+    assert torch.allclose(logits(load_pruned(tmp_path / "out"), examples), expected, atol=1e-5)
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------

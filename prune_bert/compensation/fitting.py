@@ -97,13 +97,27 @@ def check_slice(encoded: EncodedTask, settings: CompensationSettings) -> None:
 
 
 def runs_of(plan: PruningPlan) -> list[tuple[Site, ...]]:
-    """Divide a plan, in forward order, into what one correction stands for: a site, or a run of adjacent layers."""
+    """Divide a plan, in forward order, into what one correction stands for: a site, or a run of adjacent ones.
+
+    Sites that leave no LayerNorm between them are one map: adjacent layers and, with ``norm=skip``, sublayers, too.
+    """
     runs: list[tuple[Site, ...]] = []
     for site in plan:
-        last = runs[-1][-1] if runs else None
-        adjacent = last is not None and last.component == site.component == "layer" and last.layer + 1 == site.layer
-        runs = [*runs[:-1], (*runs[-1], site)] if adjacent else [*runs, (site,)]
+        if runs and _follows(runs[-1][-1], site, plan):
+            runs[-1] = (*runs[-1], site)
+        else:
+            runs.append((site,))
     return runs
+
+
+def _follows(last: Site, site: Site, plan: PruningPlan) -> bool:
+    exact = plan.norm == "skip" or last.component == site.component == "layer"
+    return exact and _half(last, end=True) + 1 == _half(site, end=False)
+
+
+def _half(site: Site, *, end: bool) -> int:
+    """Number the half of a layer at which a site begins or ends: attention first, then the FFN."""
+    return 2 * site.layer + (site.component == "ffn" or (end and site.component == "layer"))
 
 
 @dataclass
