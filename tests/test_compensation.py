@@ -555,6 +555,8 @@ assert accelerator.num_processes == 2
 fitted = compensation_of(make_tiny_bert(), BertTokenizerFast.from_pretrained({vocab!r}), accelerator)
 if accelerator.is_main_process:
     fitted.save({out!r})
+accelerator.wait_for_everyone()
+accelerator.end_training()  # an exit with the group still there can end in "terminate called"
 """
 
 

@@ -184,6 +184,8 @@ for kind in ("gradual", "gradual lora", "at_once"):
     assert_same_weights(model, again)
     if accelerator.is_main_process:
         torch.save((model.state_dict(), result.selection_losses), out / (kind + ".pt"))
+accelerator.wait_for_everyone()
+accelerator.end_training()  # an exit with the group still there can end in "terminate called"
 """
 
 

@@ -250,6 +250,8 @@ except InterruptionError:
 resumed, result = run(tokenizer, out / "state")
 assert result.resumed_from == 4
 assert_same_weights(resumed, run(tokenizer, None)[0])
+accelerator.wait_for_everyone()
+accelerator.end_training()  # an exit with the group still there can end in "terminate called"
 """
 
 

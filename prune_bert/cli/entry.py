@@ -46,4 +46,14 @@ def _run(arguments: tuple[str, ...]) -> int:
     quiet_libraries()
     with plain_warnings():
         run_verb = getattr(import_module("prune_bert.pipeline"), f"run_{command.verb}")
-        return int(run_verb(config, (PROGRAM, *arguments)) or 0)
+        code = int(run_verb(config, (PROGRAM, *arguments)) or 0)
+    _leave_together()
+    return code
+
+
+def _leave_together() -> None:
+    """Take the group of several processes down: one that exits with it still up can end in an abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
