@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -44,12 +44,12 @@ class Architecture:
     Attributes:
         layers_path: The dotted path of the layer list within the base model.
         sublayers: The parts to replace, for each sublayer and norm rule; empty where only layers are known.
-        linears: For each sublayer, the paths of the linear layers whose weights alone can make it a linear map.
+        ffn_paths: Where an FFN's linear layers are: the first, whose rows are its neurons, and the second.
     """
 
     layers_path: str
     sublayers: Sublayers
-    linears: Mapping[str, tuple[str, ...]]
+    ffn_paths: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,13 @@ class Encoder:
     model_type: str
 
     def parts(self, component: str, norm: NormRule) -> tuple[Part, ...]:
-        """Give the parts of a layer that skip one of its sublayers.
+        """Give the parts of a layer that skip one of its sublayers, or the whole of it.
 
         Raises:
             ArchitectureError: If only whole layers of this family are known.
         """
+        if component == "layer":
+            return (Part(""),)
         if self.architecture is None:
             raise ArchitectureError(
                 f"the {component} sublayers of {self.model_type!r} are not known, only its whole layers; families "
@@ -81,15 +83,16 @@ class Encoder:
             )
         return self.architecture.sublayers[component, norm]
 
-    def linear_paths(self, component: str) -> tuple[str, ...]:
-        """Give the paths, within a layer, of the linear layers that can make a sublayer a linear map.
+    def ffn_linears(self, layer: int) -> tuple[nn.Linear, nn.Linear]:
+        """Give the two linear layers of a layer's FFN.
 
         Raises:
             ArchitectureError: If only whole layers of this family are known.
         """
         if self.architecture is None:
             raise ArchitectureError(f"the linear layers of {self.model_type!r} are not known")
-        return self.architecture.linears[component]
+        first, second = (self.layers[layer].get_submodule(path) for path in self.architecture.ffn_paths)
+        return cast(nn.Linear, first), cast(nn.Linear, second)
 
 
 def _post_ln(attention_norm: str) -> Sublayers:
@@ -102,13 +105,9 @@ def _post_ln(attention_norm: str) -> Sublayers:
     }
 
 
-_FFN_LINEARS = ("intermediate.dense", "output.dense")
-_BERT = Architecture(
-    "encoder.layer",
-    _post_ln("output.LayerNorm"),
-    {"attention": ("attention.output.dense",), "ffn": _FFN_LINEARS},
-)
-_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"), {"attention": ("attention.attn.o",), "ffn": _FFN_LINEARS})
+_FFN_PATHS = ("intermediate.dense", "output.dense")
+_BERT = Architecture("encoder.layer", _post_ln("output.LayerNorm"), _FFN_PATHS)
+_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"), _FFN_PATHS)
 # The residual and the LayerNorm are the layer's own: removing a sublayer means adding zero to the residual.
 _DISTILBERT = Architecture(
     "transformer.layer",
@@ -118,7 +117,7 @@ _DISTILBERT = Architecture(
         ("ffn", "keep"): (Part("ffn", "zero"),),
         ("ffn", "skip"): (Part("ffn", "zero"), Part("output_layer_norm")),
     },
-    {"attention": ("attention.out_lin",), "ffn": ("ffn.lin1", "ffn.lin2")},
+    ("ffn.lin1", "ffn.lin2"),
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {

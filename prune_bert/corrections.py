@@ -89,15 +89,16 @@ class Correction(nn.Module):
         rank = spec.rank
         if rank is not None and rank > width:
             raise CorrectionError(f"rank {rank} is over the model's width {width}; a full map is the form affine")
-        if rank is None:
-            self.map = nn.Linear(width, width, bias=False)
-        elif rank:
-            self.down = nn.Linear(width, rank, bias=False)
-            self.up = nn.Linear(rank, width, bias=False)
-        if spec.neurons:
-            self.inner = nn.Linear(width, spec.neurons)
-            self.activation = activation_of(spec.activation)
-            self.outer = nn.Linear(spec.neurons, width, bias=False)
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
+            if rank is None:
+                self.map = nn.Linear(width, width, bias=False)
+            elif rank:
+                self.down = nn.Linear(width, rank, bias=False)
+                self.up = nn.Linear(rank, width, bias=False)
+            if spec.neurons:
+                self.inner = nn.Linear(width, spec.neurons)
+                self.activation = activation_of(spec.activation)
+                self.outer = nn.Linear(spec.neurons, width, bias=False)
         self.bias = nn.Parameter(torch.zeros(width))
 
     @property

@@ -6,19 +6,15 @@ twice ``rank`` neurons: the rows of ``down`` and of ``-down`` go in, and the col
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from prune_bert.architectures import Encoder, ffn_activation, ffn_width, find_encoder
+from prune_bert.architectures import ffn_activation, ffn_width, find_encoder
 from prune_bert.checkpoint.sources import CheckpointError
 from prune_bert.corrections import Correction, CorrectionSpec, FittedSite
 from prune_bert.plan import Site
 from prune_bert.surgery import pruning_record
-
-State = Mapping[str, torch.Tensor]
 
 # f(z) - f(-z) = z
 _ACTIVATIONS = (
@@ -63,7 +59,7 @@ def plain_model(model: PreTrainedModel) -> PreTrainedModel:
     encoder = find_encoder(plain)
     for site in record.current_corrections():
         correction = _correction_at(model, site)
-        first, second = _linears(encoder, site)
+        first, second = encoder.ffn_linears(site.layer)
         with torch.no_grad():
             second.bias.copy_(correction.bias)
             _write_neurons(correction, first, second)
@@ -91,7 +87,7 @@ def read_corrections(model: PreTrainedModel) -> dict[Site, FittedSite]:
     encoder = find_encoder(model)
     found = {}
     for site, spec in pruning_record(model.config).current_corrections().items():
-        first, second = _linears(encoder, site)
+        first, second = encoder.ffn_linears(site.layer)
         correction = Correction(int(model.config.hidden_size), spec).to(second.bias)
         with torch.no_grad():
             correction.bias.copy_(second.bias)
@@ -140,22 +136,12 @@ def _correction_at(model: PreTrainedModel, site: Site) -> Correction:
     )
 
 
-def _linears(encoder: Encoder, site: Site) -> tuple[nn.Linear, nn.Linear]:
-    """Give the linear layers of a plain sublayer that a correction is written into: the first, and the last."""
-    layer = encoder.layers[site.layer]
-    paths = encoder.linear_paths(site.component)
-    found = [layer.get_submodule(path) for path in paths]
-    return found[0], found[-1]  # type: ignore[return-value]
-
-
 def _obstacle(model: PreTrainedModel, site: Site, spec: CorrectionSpec) -> str:
     """Say why a correction cannot be written as weights of a plain sublayer; nothing where it can."""
     if site.component == "layer":
         return "a plain layer is no linear map"
     if spec.placement == "after":
         return "its correction comes after the LayerNorm, where a plain layer adds nothing"
-    if spec.rank == 0 and not spec.neurons:
-        return ""
     if site.component == "attention":
         return "plain attention is no map of single tokens"
     if spec.rank is None:

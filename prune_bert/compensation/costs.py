@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.profiling.inputs import random_inputs
 from prune_bert.profiling.running import autocast, clock_for, device_of, eval_mode
+from prune_bert.profiling.size import count_flops_of, count_parameters
 from prune_bert.surgery.probe import Call, observe_calls
 from prune_bert.surgery.swaps import Corrections, Swap, swaps_for
 
@@ -73,9 +72,11 @@ def measure_sites(
             swaps = swaps_for(model, PruningPlan((site,), plan.norm), corrections)
             calls = observe_calls(model, {swap.path: swap.original for swap in swaps}, inputs)
             runs = [_run(swaps, calls, original=original) for original in (False, True)]
-            flops = [_flops(run) for run in runs]
+            flops = [count_flops_of(run) for run in runs]
             taken = _timed(runs, clock_for(device), rounds)
-            new, old = (_parameters([getattr(swap, name) for swap in swaps]) for name in ("stand_in", "original"))
+            new, old = (
+                sum(count_parameters(getattr(swap, name)) for swap in swaps) for name in ("stand_in", "original")
+            )
             found[site] = SiteMeasure(new, old, *flops, *taken)
     return found
 
@@ -104,13 +105,3 @@ def _timed(
         for place in (0, 1) if number % 2 else (1, 0):
             samples[place].append(clock(runs[place], _REPEATS) / _REPEATS)
     return [statistics.median(sample) for sample in samples]
-
-
-def _flops(run: Callable[[], None]) -> int:
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops())
-
-
-def _parameters(modules: Sequence[nn.Module]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())

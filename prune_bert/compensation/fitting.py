@@ -67,21 +67,17 @@ def compensate(
     """
     if not plan:
         raise CompensationError("the plan is empty, so there is nothing to compensate")
-    settings = settings or CompensationSettings()
-    encoded = _enough(fitting_task(model, data, tokenizer, max_seq_length), settings)
+    settings, accelerator = settings or CompensationSettings(), accelerator or Accelerator()
+    encoded = fitting_task(model, data, tokenizer, max_seq_length)
+    check_slice(encoded, settings)
     check_droppable(model, plan)
-    nn.Module.to(model, (accelerator or Accelerator()).device)
-    examples = Slice(encoded, accelerator or Accelerator(), batch_size, settings.folds)
+    nn.Module.to(model, accelerator.device)
+    examples = Slice(encoded, accelerator, batch_size, settings.folds)
     work = SliceFit(model, examples, settings, dtype, reads_first_token_alone(model))
     runs = runs_of(plan)
     for number, run in enumerate(runs, start=1):
         work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
     return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
-
-
-def _enough(encoded: EncodedTask, settings: CompensationSettings) -> EncodedTask:
-    check_slice(encoded, settings)
-    return encoded
 
 
 def check_slice(encoded: EncodedTask, settings: CompensationSettings) -> None:

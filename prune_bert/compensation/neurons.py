@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +56,7 @@ def neurons_of(encoder: Encoder, site: Site, activation: str | None) -> Neurons:
     Raises:
         ArchitectureError: The family's FFNs are not known, or their activation is no named one.
     """
-    layer = encoder.layers[site.layer]
-    first, second = (cast(nn.Linear, layer.get_submodule(path)) for path in encoder.linear_paths(site.component))
+    first, second = encoder.ffn_linears(site.layer)
     if activation is None:
         raise ArchitectureError(f"the activation of {encoder.model_type!r} is not known, so no neurons can be kept")
     inner, bias, outer = (tensor.detach() for tensor in (first.weight, first.bias, second.weight))

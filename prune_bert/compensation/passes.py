@@ -13,7 +13,7 @@ from torch import nn
 
 from prune_bert.compensation.ports import Batch, Port, Target, entering, entering_all, target_at, targets_at
 from prune_bert.evaluation import EncodedTask, length_sorted_batches
-from prune_bert.evaluation.inference import predict_logits
+from prune_bert.evaluation.inference import attention_mask, predict_logits
 from prune_bert.surgery import Bypass
 
 
@@ -125,18 +125,14 @@ def go_over(
         collect: Is given the tokens of each batch.
         description: What the progress bar says.
     """
-    accelerator = examples.accelerator
-    batches = length_sorted_batches(examples.encoded, examples.batch_size)
-    places = iter(batches[accelerator.process_index :: accelerator.num_processes])
 
-    def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def tokens(batch: Batch, places: NDArray[np.int64]) -> None:
         with earlier:
             inputs = entering(model, port, batch)
         target = target_at(model, port, batch)
-        collect(tokens_of(batch, [port], [inputs], [target], examples, next(places))[0])
-        return torch.zeros(len(inputs), 1)
+        collect(tokens_of(batch, [port], [inputs], [target], examples, places)[0])
 
-    predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
+    _go_over(model, examples, tokens, description)
 
 
 def go_over_all(
@@ -157,16 +153,28 @@ def go_over_all(
         collect: Is given the tokens of each batch, one of each site.
         description: What the progress bar says.
     """
+
+    def tokens(batch: Batch, places: NDArray[np.int64]) -> None:
+        with base:
+            inputs = entering_all(model, ports, batch)
+        targets = targets_at(model, list(ports), batch)
+        collect(tokens_of(batch, list(ports), inputs, targets, examples, places))
+
+    _go_over(model, examples, tokens, description)
+
+
+def _go_over(
+    model: nn.Module, examples: Slice, run: Callable[[Batch, NDArray[np.int64]], None], description: str
+) -> None:
+    """Run every batch of this process's share, with the places of its examples in the slice."""
     accelerator = examples.accelerator
     batches = length_sorted_batches(examples.encoded, examples.batch_size)
     places = iter(batches[accelerator.process_index :: accelerator.num_processes])
 
     def forward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        with base:
-            inputs = entering_all(model, ports, batch)
-        targets = targets_at(model, list(ports), batch)
-        collect(tokens_of(batch, list(ports), inputs, targets, examples, next(places)))
-        return torch.zeros(len(inputs[0]), 1)
+        mine = next(places)
+        run(batch, mine)
+        return torch.zeros(len(mine), 1)
 
     predict_logits(model, examples.encoded, accelerator, examples.batch_size, description, forward)
 
@@ -180,7 +188,7 @@ def tokens_of(
     places: NDArray[np.int64],
 ) -> list[Tokens]:
     """Take the tokens of a batch from what each site has of it; the places are those of its examples in the slice."""
-    mask = _mask(batch)
+    mask = attention_mask(batch).bool()
     folds = torch.as_tensor(np.remainder(places, examples.folds)).unsqueeze(1).expand(mask.shape)
     here, device = mask.cpu(), inputs[0].device
     part, even = folds[here].to(device), torch.ones_like(here, dtype=torch.float32)
@@ -191,10 +199,3 @@ def tokens_of(
         Tokens(entered[mask], target.before[mask], target.after[mask], weight, part)
         for entered, target, weight in zip(inputs, targets, weights, strict=True)
     ]
-
-
-def _mask(batch: Batch) -> torch.Tensor:
-    """Tell tokens from padding, ``(batch, seq)``."""
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    return torch.ones_like(next(iter(batch.values()))).bool()

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from prune_bert.architectures import Encoder, Part, find_encoder
+from prune_bert.architectures import find_encoder
 from prune_bert.compensation.settings import CompensationError
 from prune_bert.plan import NormRule, Site
 from prune_bert.stand_ins import Identity
-from prune_bert.surgery.probe import Call
-from prune_bert.surgery.swaps import hidden_argument
+from prune_bert.surgery.swaps import hidden_entering, hidden_of
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -75,13 +74,13 @@ def port_of(model: Any, run: Sequence[Site], norm: NormRule, *, first_alone: boo
         ArchitectureError: Only whole layers of the family are known.
     """
     encoder, width = find_encoder(model), int(model.config.hidden_size)
-    parts = [(encoder.layers[site.layer], part) for site in run for part in _parts(encoder, site, norm)]
+    parts = [(encoder.layers[site.layer], part) for site in run for part in encoder.parts(site.component, norm)]
     modules = [layer.get_submodule(part.path) for layer, part in parts]
     for module in modules:
         if isinstance(module, Identity):
             raise CompensationError(f"{run[-1]} is pruned already; a compensation is fitted from the unpruned model")
     carrier = next(number for number, (_, part) in enumerate(parts) if part.skipping != "ignored")
-    part = parts[-1][1] if run[-1].component == "layer" else parts[carrier][1]
+    part = parts[carrier][1]
     # of a residual added outside, the site ends before the LayerNorm, unless that goes, too
     residual_outside = part.skipping == "zero" and carrier == len(parts) - 1
     kept = modules[-1].get_submodule(part.norm_path) if part.norm_path else None
@@ -89,16 +88,12 @@ def port_of(model: Any, run: Sequence[Site], norm: NormRule, *, first_alone: boo
     return Port(run[-1], modules[0], modules[-1], kept, residual_outside, work, width, first_alone)
 
 
-def _parts(encoder: Encoder, site: Site, norm: NormRule) -> tuple[Part, ...]:
-    return (Part(""),) if site.component == "layer" else encoder.parts(site.component, norm)
-
-
 def entering(model: nn.Module, port: Port, batch: Batch) -> torch.Tensor:
     """Run a model up to a site, and give what reaches it, ``(batch, seq, hidden)``."""
     seen: list[torch.Tensor] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
+        seen.append(hidden_entering(module, args, kwargs))
         raise _Reached
 
     handle = port.entry.register_forward_pre_hook(enter, with_kwargs=True)
@@ -129,9 +124,7 @@ def entering_all(model: nn.Module, ports: Mapping[Port, str], batch: Batch) -> l
 
     def watch(port: Port) -> Any:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = isinstance(module, Identity)
-            argument: Any = module.identity_argument if given else hidden_argument(module, Call(args, kwargs, None))
-            seen[port].append(argument.pick(args, kwargs))
+            seen[port].append(hidden_entering(module, args, kwargs))
 
         return enter
 
@@ -179,10 +172,10 @@ class _Watch:
         self._inputs.append(args[0])
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._inputs.append(hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs))
+        self._inputs.append(hidden_entering(module, args, kwargs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._outputs.append(_hidden_of(output))
+        self._outputs.append(hidden_of(output))
 
 
 class _Reached(Exception):  # noqa: N818 (no error)
@@ -207,10 +200,3 @@ def _seen_at(port: Port, seen: Sequence[torch.Tensor]) -> torch.Tensor:
             "config.chunk_size_feed_forward set it to 0"
         )
     return seen[0]
-
-
-def _hidden_of(output: Any) -> torch.Tensor:
-    if isinstance(output, torch.Tensor):
-        return output
-    first: torch.Tensor = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
-    return first

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from prune_bert.architectures import ffn_activation, ffn_width
 from prune_bert.config.compensating import CompensationForm, CompensationOptions
-from prune_bert.corrections import Placement
+from prune_bert.corrections import Correction, CorrectionSpec, FittedSite, Placement
 from prune_bert.errors import UserError
+from prune_bert.plan import Site
 
 
 class CompensationError(UserError, ValueError):
@@ -63,6 +65,26 @@ class CompensationSettings:
         """Take the knobs from a configuration with `CompensationOptions`, whose ``compensation`` is not ``"none"``."""
         knobs = {name: getattr(options, f"compensation_{name}") for name in _NAMES}
         return cls(form=options.compensation, **knobs)
+
+    def blank_at(self, site: Site, model_config: Any, open_rank: int) -> FittedSite:
+        """Make a correction of the shape that a fit at a site will have, with random values.
+
+        Args:
+            site: The site that carries it.
+            model_config: The config of the unpruned model.
+            open_rank: The rank where it is left to cross-validation.
+
+        Raises:
+            CorrectionError: The rank is over the width.
+        """
+        of_neurons = self.form == "neurons" and site.component == "ffn"
+        spec = CorrectionSpec(
+            None if self.form == "affine" else self.rank or open_rank,
+            self.placement,
+            min(self.neurons, ffn_width(model_config)) if of_neurons else 0,
+            ffn_activation(model_config) or "gelu",
+        )
+        return FittedSite(Correction(int(model_config.hidden_size), spec))
 
 
 _NAMES = ("rank", "max_cost", "neurons", "placement", "refit_norm", "ridge")

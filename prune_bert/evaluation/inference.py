@@ -95,6 +95,13 @@ def _accepted(model: nn.Module) -> set[str] | None:
     return set(parameters) if "attention_mask" in parameters else None
 
 
+def attention_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Give 1 for a token and 0 for padding, ``(batch, seq)``."""
+    if "attention_mask" in batch:
+        return batch["attention_mask"]
+    return torch.ones_like(next(iter(batch.values())))
+
+
 def logits_of(output: Any) -> torch.Tensor:
     """Take the logits from a ModelOutput, a mapping, a tuple or a bare tensor."""
     if isinstance(output, torch.Tensor):

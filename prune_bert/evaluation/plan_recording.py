@@ -15,7 +15,7 @@ from prune_bert.evaluation.inference import logits_of
 from prune_bert.evaluation.replay import Replay, ReplayError, Tape
 from prune_bert.stand_ins import Argument, Identity
 from prune_bert.surgery.probe import Call
-from prune_bert.surgery.swaps import hidden_argument
+from prune_bert.surgery.swaps import hidden_argument, hidden_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LayerCall:
     def run(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """Call a layer on hidden states, and give those that come out."""
         args, kwargs = self.with_hidden(hidden)
-        return hidden_in(layer(*args, **kwargs))
+        return hidden_of(layer(*args, **kwargs))
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,6 @@ def record_forward(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping
     return Recording(recorder.calls, recorder.states, recorder.gaps, logits)
 
 
-def hidden_in(output: Any) -> torch.Tensor:
-    """Take the hidden states from what a layer returns: the tensor, or the first one of a tuple or a mapping."""
-    if isinstance(output, torch.Tensor):
-        return output
-    items = output.values() if isinstance(output, Mapping) else output
-    return next(item for item in items if isinstance(item, torch.Tensor))
-
-
 class _Recorder:
     """Two hooks of every layer and what they have heard."""
 
@@ -127,7 +119,7 @@ class _Recorder:
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Start to listen."""
-        self._tape = self.listening.enter_context(Tape(hidden_in(output)))
+        self._tape = self.listening.enter_context(Tape(hidden_of(output)))
 
     def close_gap(self, end: torch.Tensor) -> None:
         """Stop listening: the next layer is about to run on this tensor, or it is the logits."""

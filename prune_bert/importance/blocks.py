@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from prune_bert.architectures import find_encoder
 from prune_bert.evaluation import EncodedTask
 from prune_bert.evaluation.evaluating import fitting_task
-from prune_bert.importance.calibration import Calibration, ImportanceError, attention_mask
+from prune_bert.evaluation.inference import attention_mask
+from prune_bert.importance.calibration import Calibration, ImportanceError
 from prune_bert.importance.scores import Score, mean_scores
 from prune_bert.importance.similarity import angular_distance
 from prune_bert.importance.watching import ports, watched

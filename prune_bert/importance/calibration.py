@@ -113,10 +113,3 @@ class Calibration:
                 "this is an overflow: use mixed_precision bf16 or no; otherwise the weights are damaged"
             )
         return rows
-
-
-def attention_mask(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Give 1 for a token and 0 for padding, ``(batch, seq)``."""
-    if "attention_mask" in batch:
-        return batch["attention_mask"]
-    return torch.ones_like(next(iter(batch.values())))

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from prune_bert.evaluation.inference import logits_of
-from prune_bert.importance.calibration import Calibration, ImportanceError, attention_mask
+from prune_bert.evaluation.inference import attention_mask, logits_of
+from prune_bert.importance.calibration import Calibration, ImportanceError
 from prune_bert.importance.scores import Score, mean_scores
 from prune_bert.importance.watching import Passage, Ports, ports, watched
 from prune_bert.plan import Site

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from prune_bert.importance.calibration import Calibration, attention_mask
+from prune_bert.evaluation.inference import attention_mask
+from prune_bert.importance.calibration import Calibration
 from prune_bert.importance.scores import Score, mean_scores
 from prune_bert.importance.watching import Passage, ports, watched
 from prune_bert.plan import Site

@@ -6,7 +6,7 @@ post-LN families, its LayerNorm: ``x`` and ``LN(x + f(x))``, as removing it unde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,7 @@ from prune_bert.architectures import Encoder, Part
 from prune_bert.importance.calibration import ImportanceError
 from prune_bert.plan import NormRule, Site
 from prune_bert.stand_ins import Identity
-from prune_bert.surgery.probe import Call
-from prune_bert.surgery.swaps import hidden_argument
+from prune_bert.surgery.swaps import hidden_entering, hidden_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def ports(encoder: Encoder, site: Site, norm: NormRule = "skip") -> Ports:
         ArchitectureError: Only whole layers of the family are known.
     """
     layer = encoder.layers[site.layer]
-    parts = (Part(""),) if site.component == "layer" else encoder.parts(site.component, norm)
+    parts = encoder.parts(site.component, norm)
     modules = [layer.get_submodule(part.path) for part in parts]
     for module in (layer, *modules):
         if isinstance(module, Identity):
@@ -103,24 +102,12 @@ def _hooks(
                 f"{site} runs more than once in a forward pass, so it has no one input and output; with "
                 "config.chunk_size_feed_forward set it to 0 for scoring"
             )
-        before[site] = hidden_argument(module, Call(args, kwargs, None)).pick(args, kwargs)
+        before[site] = hidden_entering(module, args, kwargs)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[site] = Passage(before.pop(site), hidden_of(output))
 
     return enter, leave
-
-
-def hidden_of(output: Any) -> torch.Tensor:
-    """Take the hidden states from what a module returns: a tensor, or the first of several."""
-    if isinstance(output, torch.Tensor):
-        return output
-    first: torch.Tensor = next(iter(output.values())) if isinstance(output, Mapping) else _first(output)
-    return first
-
-
-def _first(output: Sequence[Any]) -> Any:
-    return output[0]
 
 
 def _stand_in(part: Part, module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

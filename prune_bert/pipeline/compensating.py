@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from prune_bert.architectures import ffn_activation, ffn_width
 from prune_bert.compensation import (
     Compensation,
     CompensationSettings,
@@ -22,7 +20,6 @@ from prune_bert.compensation import (
 )
 from prune_bert.compensation.fitting import runs_of
 from prune_bert.config import CompensationOptions
-from prune_bert.corrections import Correction, CorrectionSpec, FittedSite
 from prune_bert.evaluation import encode
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.plan import PruningPlan, Site
@@ -44,29 +41,11 @@ def dropped_copy(model: PreTrainedModel, plan: PruningPlan, config: Compensation
         SurgeryError: The plan cannot be dropped.
         ArchitectureError: The family lacks a component.
     """
-    tried = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        drop(tried, plan, _blank_corrections(model, plan, config))
-    return tried
-
-
-def _blank_corrections(
-    model: PreTrainedModel, plan: PruningPlan, config: CompensationOptions
-) -> dict[Site, FittedSite]:
-    """Make corrections of the shapes that a fit will have; of an open rank, the lowest."""
-    if config.compensation == "none":
-        return {}
-    settings = CompensationSettings.from_options(config)
-    width = int(model.config.hidden_size)
-    rank = None if settings.form == "affine" else settings.rank or 1
-    found = {}
-    for site in (run[-1] for run in runs_of(plan)):
-        spec = CorrectionSpec(rank, settings.placement)
-        if settings.form == "neurons" and site.component == "ffn":
-            neurons = min(settings.neurons, ffn_width(model.config))
-            spec = CorrectionSpec(rank, settings.placement, neurons, ffn_activation(model.config) or "gelu")
-        found[site] = FittedSite(Correction(width, spec))
-    return found
+    blank = {}
+    if config.compensation != "none":
+        settings = CompensationSettings.from_options(config)
+        blank = {run[-1]: settings.blank_at(run[-1], model.config, open_rank=1) for run in runs_of(plan)}
+    return cast(PreTrainedModel, drop(copy.deepcopy(model), plan, blank))
 
 
 def fit_compensation(run: PruneRun) -> None:

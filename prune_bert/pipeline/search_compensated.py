@@ -6,21 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from prune_bert.architectures import ffn_activation, ffn_width
 from prune_bert.compensation import CompensationSettings
 from prune_bert.compensation.candidates import QUICK_RANK, PlanFits
 from prune_bert.compensation.passes import Slice
-from prune_bert.corrections import Correction, CorrectionSpec, FittedSite
 from prune_bert.evaluation import TaskScore, encode
 from prune_bert.pipeline.front import Blank, no_correction
 from prune_bert.pipeline.plan_values import PlanScorer, Values
 from prune_bert.pipeline.search_forward import score_compensated, score_group
 from prune_bert.pipeline.search_groups import PlanGroup, groups_of
 from prune_bert.pipeline.search_run import SearchRun
-from prune_bert.plan import PruningPlan, Site
+from prune_bert.plan import PruningPlan
 from prune_bert.search import Journal
 from prune_bert.surgery.swaps import Corrections
 
@@ -51,16 +48,8 @@ def blank_of(model: nn.Module, settings: CompensationSettings | None) -> Blank:
     if settings is None:
         return no_correction
     shapes: Any = model.config
-    width, activation = int(shapes.hidden_size), ffn_activation(shapes) or "gelu"
-    rank = None if settings.form == "affine" else min(settings.rank or QUICK_RANK, width)
-
-    def make(site: Site) -> FittedSite:
-        of_neurons = settings.form == "neurons" and site.component == "ffn"
-        neurons = min(settings.neurons, ffn_width(shapes)) if of_neurons else 0
-        with torch.random.fork_rng(devices=[]):
-            return FittedSite(Correction(width, CorrectionSpec(rank, settings.placement, neurons, activation)))
-
-    return make
+    open_rank = min(QUICK_RANK, int(shapes.hidden_size))
+    return lambda site: settings.blank_at(site, shapes, open_rank)
 
 
 @dataclass

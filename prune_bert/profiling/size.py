@@ -65,8 +65,13 @@ def count_flops(model: nn.Module, inputs: Mapping[str, Any]) -> int:
     products out, so attention takes its plain path while counting. The figure is then the same on a CPU and
     a GPU, and with ``sdpa`` and ``eager`` attention.
     """
+    return count_flops_of(lambda: model(**inputs))
+
+
+def count_flops_of(run: Callable[[], object]) -> int:
+    """Count the operations of a call in the same way."""
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(**inputs)
+        run()
     return int(counter.get_total_flops())
 
 

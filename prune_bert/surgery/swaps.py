@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 from prune_bert.architectures import Encoder, Part, find_encoder
@@ -110,12 +112,30 @@ def hidden_argument(module: nn.Module, call: Call) -> Argument:
     return Argument(names.index(name), name)
 
 
+def hidden_entering(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """Take the hidden states from a call of a module, or of the stand-in that has its place by now."""
+    if isinstance(module, Identity):
+        argument = module.identity_argument
+    else:
+        argument = hidden_argument(module, Call(args, kwargs, None))
+    hidden: torch.Tensor = argument.pick(args, kwargs)
+    return hidden
+
+
+def hidden_of(output: Any) -> torch.Tensor:
+    """Take the hidden states from what a module returns: the tensor, or the first one of a tuple or a mapping."""
+    if isinstance(output, torch.Tensor):
+        return output
+    items = output.values() if isinstance(output, Mapping) else output
+    return next(item for item in items if isinstance(item, torch.Tensor))
+
+
 def _places(model: nn.Module, encoder: Encoder, site: Site, plan: PruningPlan) -> Iterator[_Place]:
     depth = len(encoder.layers)
     if site.layer >= depth:
         raise SurgeryError(f"{site}: {encoder.model_type} here has {depth} layers, numbered 0 to {depth - 1}")
     layer_path = f"{encoder.path}.{site.layer}"
-    parts = (Part(""),) if site.component == "layer" else encoder.parts(site.component, plan.norm)
+    parts = encoder.parts(site.component, plan.norm)
     if isinstance(encoder.layers[site.layer], Identity):
         raise SurgeryError(f"{site}: layer {site.layer} is bypassed already")
     carrier = next(part for part in parts if part.skipping != "ignored")

@@ -6,19 +6,17 @@ model on rows of train that it was not fitted to; the validation figures are for
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
-import torch
-import torch.nn.functional as F
 
 from prune_bert import PruningPlan, bypass, compare, evaluate, load_model
 from prune_bert.checkpoint import LoadedModel
 from prune_bert.compensation import CompensationSettings, compensate
 from prune_bert.evaluation import EncodedTask, TaskScore, encode
 from prune_bert.pipeline.calibration import longest_rows
+from prune_bert.pipeline.plan_values import divergences
 from prune_bert.profiling import measure_size
 from prune_bert.tasks import align_labels, load_task
 
@@ -117,8 +115,6 @@ def _data(
 
 
 def _rows(encoded: EncodedTask, rows: Sequence[int]) -> EncodedTask:
-    import dataclasses
-
     data = dataclasses.replace(encoded.data, dataset=encoded.data.dataset.select(rows))
     features = {name: [values[row] for row in rows] for name, values in encoded.features.items()}
     return dataclasses.replace(encoded, data=data, features=features, lengths=encoded.lengths[list(rows)])
@@ -130,18 +126,12 @@ def _scores(loaded: LoadedModel, judge: EncodedTask, validation: EncodedTask, un
     name, metric = next(iter(score.metrics.items()))
     difference = found.differences[name]
     return {
-        "divergence": _divergence(unpruned["judge"], judged),
-        "validation_divergence": _divergence(unpruned["validation"], score),
+        "divergence": float(divergences(unpruned["judge"].logits, judged).mean()),
+        "validation_divergence": float(divergences(unpruned["validation"].logits, score).mean()),
         "value": 100 * metric.value,
         "difference": 100 * difference.value,
         "difference_ci95": [100 * end for end in difference.ci95],
     }
-
-
-def _divergence(unpruned: TaskScore, pruned: TaskScore) -> float:
-    """Give the mean Kullback-Leibler divergence of the predictions from the unpruned model's."""
-    expected, found = (F.log_softmax(torch.from_numpy(np.asarray(s.logits)), -1) for s in (unpruned, pruned))
-    return float(F.kl_div(found, expected, log_target=True, reduction="batchmean"))
 
 
 def _flops(loaded: LoadedModel) -> int:
