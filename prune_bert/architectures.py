@@ -45,11 +45,13 @@ class Architecture:
         layers_path: The dotted path of the layer list within the base model.
         sublayers: The parts to replace, for each sublayer and norm rule; empty where only layers are known.
         ffn_paths: Where an FFN's linear layers are: the first, whose rows are its neurons, and the second.
+        attention_output_path: Where the linear layer is that ends an attention.
     """
 
     layers_path: str
     sublayers: Sublayers
     ffn_paths: tuple[str, str]
+    attention_output_path: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ class Encoder:
         first, second = (self.layers[layer].get_submodule(path) for path in self.architecture.ffn_paths)
         return cast(nn.Linear, first), cast(nn.Linear, second)
 
+    def output_linear(self, component: str, layer: int) -> nn.Linear:
+        """Return the linear layer that ends an attention or an FFN, right before the residual is added.
+
+        Raises:
+            ArchitectureError: If only whole layers of this family are known.
+        """
+        if component == "ffn":
+            return self.ffn_linears(layer)[1]
+        if self.architecture is None:
+            raise ArchitectureError(f"the linear layers of {self.model_type!r} are not known")
+        return cast(nn.Linear, self.layers[layer].get_submodule(self.architecture.attention_output_path))
+
 
 def _post_ln(attention_norm: str) -> Sublayers:
     """BERT's form: the residual and the LayerNorm sit at the end of ``attention`` and of ``output``."""
@@ -106,8 +120,8 @@ def _post_ln(attention_norm: str) -> Sublayers:
 
 
 _FFN_PATHS = ("intermediate.dense", "output.dense")
-_BERT = Architecture("encoder.layer", _post_ln("output.LayerNorm"), _FFN_PATHS)
-_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"), _FFN_PATHS)
+_BERT = Architecture("encoder.layer", _post_ln("output.LayerNorm"), _FFN_PATHS, "attention.output.dense")
+_MPNET = Architecture("encoder.layer", _post_ln("LayerNorm"), _FFN_PATHS, "attention.attn.o")
 # The residual and the LayerNorm are the layer's own: removing a sublayer means adding zero to the residual.
 _DISTILBERT = Architecture(
     "transformer.layer",
@@ -118,6 +132,7 @@ _DISTILBERT = Architecture(
         ("ffn", "skip"): (Part("ffn", "zero"), Part("output_layer_norm")),
     },
     ("ffn.lin1", "ffn.lin2"),
+    "attention.out_lin",
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = {

@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, format):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(saving.json, "dumps", full)
+    monkeypatch.setattr(json, "dumps", full)
     monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
         save_pruned(dropped("bert", "layer:2"), out, format=format, overwrite=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +11,15 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from prune_bert.checkpoint.pruned import load_pruned
-from prune_bert.checkpoint.sources import CheckpointError, check_hub, check_weights, read_config, resolve
+from prune_bert.checkpoint.completeness import check_complete, check_depth, readable_errors
+from prune_bert.checkpoint.pruned import load_with_stand_ins
+from prune_bert.checkpoint.snapshots import hub_snapshot
+from prune_bert.checkpoint.sources import CheckpointError, read_config, resolve
+from prune_bert.checkpoint.weight_files import weight_files
 from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directory
 from prune_bert.lora import merge_adapter
 from prune_bert.surgery import CONFIG_KEY, pruning_record, quiet_transformers
@@ -44,6 +45,7 @@ class LoadedModel:
         name: The name that was asked for.
         notes: What a reader of the results should know.
         stored_dtype: The type of the weights on disk, to which the model can be cast back without loss.
+        commit: The commit of a model of the hub; None where it came from elsewhere.
     """
 
     model: PreTrainedModel
@@ -51,6 +53,7 @@ class LoadedModel:
     name: str
     notes: tuple[str, ...] = ()
     stored_dtype: torch.dtype = torch.float32
+    commit: str | None = None
 
 
 def load_model(
@@ -69,7 +72,7 @@ def load_model(
     Args:
         name_or_path: A local directory (plain, or written by ``save_pruned``), a hub id, or ``"embedded"``.
         tokenizer_name: Another directory or hub id for the tokenizer.
-        revision: The hub's revision.
+        revision: The hub's revision, of the model and of the tokenizer that comes with it.
         trust_remote_code: Run code that comes with the model.
         allow_pickle: Load pickled weights where there are no safetensors.
         attn_implementation: ``"sdpa"``, ``"eager"`` and the like; by default the model's own choice.
@@ -84,30 +87,41 @@ def load_model(
     settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if name_or_path == MODEL_NAME:
         return _load_embedded(settings, new_head)
-    directory = resolve(name_or_path)
-    name = str(directory or name_or_path)
+    directory, commit = resolve(name_or_path), None
     if directory is None:
-        check_hub(name, revision)
-        settings |= {"revision": revision} | ({} if allow_pickle else {"use_safetensors": True})
-        stored = _stored_settings(name, revision)
+        directory = hub_snapshot(name_or_path, revision, allow_pickle)
+        commit = directory.name
+    stored = read_config(directory)
+    check_depth(name_or_path, stored)
+    files = weight_files(directory, stored, allow_pickle)
+    own_tokenizer = tokenizer_name is None or tokenizer_name == name_or_path
+    tokenizer = _load_tokenizer(str(directory) if own_tokenizer else str(tokenizer_name), trust_remote_code)
+    labels = None if new_head is None else _head_labels(stored, new_head)
+    if stored.get(CONFIG_KEY) is not None:
+        head = None if labels is None else _head_settings(labels)
+        model = load_with_stand_ins(
+            directory,
+            stored,
+            classifier=True,
+            head=head,
+            require_head=require_head,
+            dtype=torch.float32,
+            settings=settings,
+        )
+        notes = _pruned_notes(model, stored[CONFIG_KEY])
     else:
-        stored = read_config(directory)
-        check_weights(directory, allow_pickle)
-    tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
-    if directory is not None and CONFIG_KEY in stored and new_head is None:
-        model = load_pruned(directory, dtype=torch.float32, **settings)
-    else:
-        labels = None if new_head is None else _head_labels(stored, new_head)
         settings["trust_remote_code"] = trust_remote_code
-        model = _load_classifier(name, settings, labels, require_head)
+        if all(file.suffix == ".safetensors" for file in files):
+            settings["use_safetensors"] = True
+        model, notes = _load_classifier(str(directory), settings, labels, require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
-    return LoadedModel(model, tokenizer, name_or_path, _pruned_notes(model), _lossless(model, stored))
+    return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored), commit)
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
     directory = str(base_directory())
     labels = ("negative", "positive") if new_head is None else new_head
-    model = _load_classifier(directory, settings, labels)
+    model, _ = _load_classifier(directory, settings | {"use_safetensors": True}, labels)
     tokenizer = _load_tokenizer(directory, trust_remote_code=False)
     if new_head is not None:
         return LoadedModel(model, tokenizer, BASE_NAME)
@@ -118,31 +132,20 @@ def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> 
 
 def _load_classifier(
     name: str, settings: dict[str, Any], new_head: Sequence[str] | None, require_head: bool = True
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
     head = {} if new_head is None else _head_settings(new_head)
-    with _readable_errors(name), quiet_transformers():
+    with readable_errors(name), quiet_transformers():
         model, info = AutoModelForSequenceClassification.from_pretrained(
             name,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=bool(head),
+            ignore_mismatched_sizes=True,  # told by `check_complete`, which names the tensors
             **head,
             **settings,
         )
-    missing = sorted(info["missing_keys"])
-    encoder = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
-    if encoder:
-        raise CheckpointError(
-            f"{name!r} lacks {len(encoder)} weights of its encoder ({encoder[0]}, ...), which would be random; "
-            "is config.json of another model, or was a layer deleted without the config?"
-        )
-    if missing and new_head is None and require_head:
-        raise CheckpointError(
-            f"{name!r} has no trained classification head ({', '.join(missing[:3])} would be random, and so would the "
-            "accuracy); fine-tune it first: prune-bert train --model_name_or_path ... --task_name ... --output_dir ..."
-        )
+    notes = check_complete(name, model, info, new_head=bool(head), require_head=require_head)
     fine: PreTrainedModel = model.eval()
-    return fine
+    return fine, notes
 
 
 def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
@@ -156,13 +159,6 @@ def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _stored_settings(name: str, revision: str) -> dict[str, Any]:
-    """Read a checkpoint's config as it stands on disk or on the hub."""
-    with _readable_errors(name):
-        stored, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-    return dict(stored)
-
-
 def _head_labels(stored: dict[str, Any], labels: Sequence[str]) -> Sequence[str]:
     """Give a head's labels in the order of the checkpoint's own, where it has just these."""
     own = [str(label) for _, label in sorted((stored.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
@@ -172,7 +168,9 @@ def _head_labels(stored: dict[str, Any], labels: Sequence[str]) -> Sequence[str]
 def _lossless(model: PreTrainedModel, stored: dict[str, Any]) -> torch.dtype:
     """Give the type of the stored weights, or fp32 where the weights would not survive the cast to it."""
     said = stored.get("dtype") or stored.get("torch_dtype") or "float32"
-    dtype: torch.dtype = getattr(torch, str(said).removeprefix("torch."), torch.float32)
+    dtype = getattr(torch, str(said).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        return torch.float32
     exact = all(torch.equal(weight, weight.to(dtype).to(weight.dtype)) for weight in model.parameters())
     return dtype if exact else torch.float32
 
@@ -185,7 +183,7 @@ def _load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBa
             f"{name!r} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])} ...); save it there with "
             "tokenizer.save_pretrained, or name another with --tokenizer_name"
         )
-    with _readable_errors(name, what="tokenizer"), quiet_transformers():
+    with readable_errors(name, what="tokenizer"), quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     return tokenizer
 
@@ -199,28 +197,16 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _pruned_notes(model: PreTrainedModel) -> tuple[str, ...]:
+def _pruned_notes(model: PreTrainedModel, stored: Mapping[str, Any]) -> tuple[str, ...]:
     record = pruning_record(model.config)
     if not record.plan:
         return ()
-    return (f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers",)
-
-
-@contextmanager
-def _readable_errors(name: str, what: str = "model") -> Iterator[None]:
-    """Turn what transformers says of a checkpoint into one line that says what to do."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, KeyError, ImportError
-        text = " ".join(str(error).split())
-        if "trust_remote_code" in text:
-            raise CheckpointError(
-                f"{name!r} brings code of its own; pass --trust_remote_code true to run it if you trust where it comes "
-                "from"
-            ) from error
-        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:300]}") from error
+    notes = [f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers"]
+    saved = stored.get("corrections") or {}
+    trained = [str(site) for site, spec in record.corrections.items() if saved.get(str(site)) != spec.to_json()]
+    if trained:
+        notes.append(f"trained by plain transformers after it was pruned; kept as corrections: {', '.join(trained)}")
+    return tuple(notes)
 
 
 def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:

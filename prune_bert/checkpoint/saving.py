@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,13 +10,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prune_bert.checkpoint.portable import check_portable, plain_model
+from prune_bert.checkpoint.portable import check_portable
 from prune_bert.checkpoint.pruned import load_pruned
-from prune_bert.checkpoint.sources import COMPACT_MODEL_TYPE, COMPACT_WEIGHTS, CheckpointError
+from prune_bert.checkpoint.sources import CheckpointError
 from prune_bert.checkpoint.staging import staged_directory
 from prune_bert.stand_ins import Identity
 from prune_bert.surgery import evaluation_mode, pruning_record
+from prune_bert.surgery.plain_form import plain_model
 from prune_bert.surgery.probe import base_model_inputs
+from prune_bert.surgery.saving_whole import write_compact
+from prune_bert.surgery.seal import sealed
 from prune_bert.surgery.temporary import is_bypassed
 
 CheckpointFormat = Literal["portable", "compact"]
@@ -57,9 +59,11 @@ def save_pruned(
     _check(model, format)
     with staged_directory(output_dir, overwrite) as staging:
         if format == "compact":
-            _write_compact(model, staging)
+            write_compact(model, staging)
         else:
-            plain_model(model).save_pretrained(staging, safe_serialization=True)
+            plain = plain_model(model)
+            plain.save_pretrained(staging, safe_serialization=True)
+            sealed(plain.config).save_pretrained(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         for name, text in (extra_files or {}).items():
@@ -85,20 +89,6 @@ def _check(model: PreTrainedModel, format: str) -> None:
             "the model has identities that drop(model, plan) did not put there; it would reload with random weights "
             "in their place"
         )
-
-
-def _write_compact(model: PreTrainedModel, directory: Path) -> None:
-    from safetensors.torch import save_model
-
-    save_model(model, str(directory / COMPACT_WEIGHTS), metadata={"format": "pt"})
-    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    config |= {
-        "model_type": COMPACT_MODEL_TYPE,
-        "base_model_type": model.config.model_type,
-        "architectures": [type(model).__name__],
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _check_reload(model: PreTrainedModel, directory: Path, format: str) -> None:

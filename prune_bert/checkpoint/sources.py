@@ -9,9 +9,6 @@ from typing import Any
 
 from prune_bert.errors import UserError
 
-COMPACT_MODEL_TYPE = "prune_bert_compact"
-COMPACT_WEIGHTS = "pruned_model.safetensors"
-
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -59,39 +56,6 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{str(file)!r} holds no mapping: copy or download the model again")
     return config
-
-
-def check_weights(directory: Path, allow_pickle: bool) -> None:
-    """Refuse weights that are absent, pickled, corrupted or truncated.
-
-    Raises:
-        CheckpointError: Naming the file and what to do.
-    """
-    files = sorted(directory.glob("*.safetensors"))
-    for file in files:
-        _check_safetensors(file)
-    if files:
-        return
-    pickles = sorted(file.name for file in directory.glob("*.bin"))
-    if pickles and not allow_pickle:
-        raise CheckpointError(
-            f"{str(directory)!r} has only pickled weights ({pickles[0]}), which can run code when loaded; convert them "
-            "to safetensors, or pass --allow_pickle true if you trust where they come from"
-        )
-    if not pickles:
-        raise CheckpointError(f"{str(directory)!r} has no weights: no *.safetensors file in it")
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            tensors.keys()
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{str(file)!r} is corrupted or truncated ({error}): copy or download it again"
-        ) from error
 
 
 def check_hub(name: str, revision: str) -> None:

@@ -62,6 +62,7 @@ def make_report(run: PruneRun) -> PruningReport:
             num_hidden_layers=run.depth,
             hidden_size=baseline.model.config.hidden_size,
             architecture=type(baseline.model).__name__,
+            revision=baseline.commit,
             attn_implementation=getattr(baseline.model.config, "_attn_implementation", None),
         ),
         task=TaskInfo(

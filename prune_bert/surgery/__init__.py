@@ -2,7 +2,7 @@
 
 from prune_bert.surgery.drop import check_droppable, drop
 from prune_bert.surgery.probe import SurgeryError, evaluation_mode, quiet_transformers
-from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
+from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, RecordError, pruning_record
 from prune_bert.surgery.replace import replace_with_identity
 from prune_bert.surgery.swaps import install_stand_ins
 from prune_bert.surgery.temporary import Bypass, bypass
@@ -11,6 +11,7 @@ __all__ = [
     "CONFIG_KEY",
     "Bypass",
     "PruningRecord",
+    "RecordError",
     "SurgeryError",
     "bypass",
     "check_droppable",

@@ -11,6 +11,7 @@ from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
+from prune_bert.surgery.saving_whole import save_whole_from_now_on
 from prune_bert.surgery.swaps import Corrections, Swap, install_stand_ins, put
 from prune_bert.surgery.temporary import bypass, is_bypassed
 
@@ -20,7 +21,8 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
 
     Removed layers are deleted; removed sublayers and compensated layers leave a stand-in. The result is checked
     against ``bypass`` on dummy inputs before the weights are let go, so that a family whose layers are not
-    interchangeable is refused. The model's config remembers the plan and the original layer indices.
+    interchangeable is refused. The model's config remembers the plan and the original layer indices, and its
+    ``save_pretrained`` writes the stand-ins, too: in the portable form, or where there is none in the compact one.
 
     Args:
         model: A model of transformers; it is changed in place.
@@ -53,6 +55,8 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
             f"dropping {plan} from this {encoder.model_type} gives other hidden states than bypassing it (something "
             "outside the layer depends on its index, such as DeBERTa's convolution after layer 0); nothing was changed"
         )
+    if standing:
+        save_whole_from_now_on(model)
     return model
 
 
