@@ -72,8 +72,8 @@ def check_complete(
     if odd:
         stored, built = mismatched[odd[0]]
         raise CheckpointError(
-            f"cannot load the model {name!r}: {odd[0]} has the shape {tuple(stored)} in the weights and {tuple(built)} by config.json"
-            f"{_and_more(odd)}; is config.json of another model?"
+            f"cannot load the model {name!r}: {odd[0]} has the shape {tuple(stored)} in the weights and "
+            f"{tuple(built)} by config.json{_and_more(odd)}; is config.json of another model?"
         )
     depth = f"config.json says num_hidden_layers {getattr(model.config, 'num_hidden_layers', None)}"
     lacking = of_encoder(missing)

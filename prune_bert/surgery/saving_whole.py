@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from prune_bert.architectures import find_encoder
 from prune_bert.surgery.plain_form import plain_form, portable_obstacle
+from prune_bert.surgery.plain_state import accept_plain_state
 from prune_bert.surgery.probe import SurgeryError
 from prune_bert.surgery.record import pruning_record
 from prune_bert.surgery.seal import sealed
@@ -31,12 +32,17 @@ COMPACT_WEIGHTS = "pruned_model.safetensors"
 
 
 def save_whole_from_now_on(model: nn.Module) -> None:
-    """Make ``save_pretrained`` of a model, and of the base model in it, write its stand-ins in a form that reloads."""
+    """Make ``save_pretrained`` of a model, and of the base model in it, write its stand-ins in a form that reloads.
+
+    ``load_state_dict`` takes that form, too.
+    """
     encoder = find_encoder(model).layers
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and any(inner is encoder for inner in module.modules()):
+        known = "save_pretrained" in vars(module)
+        if isinstance(module, PreTrainedModel) and not known and any(inner is encoder for inner in module.modules()):
             # an attribute of this one model: it goes along when the model is copied or pickled
-            module.__dict__["save_pretrained"] = functools.partial(save_whole, module)
+            vars(module)["save_pretrained"] = functools.partial(save_whole, module)
+            accept_plain_state(module)
 
 
 def save_whole(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
