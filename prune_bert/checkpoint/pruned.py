@@ -44,7 +44,7 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
     """
     directory = Path(directory)
     data = read_config(directory)
-    if CONFIG_KEY not in data:
+    if data.get(CONFIG_KEY) is None:
         weight_files(directory, data, allow_pickle=False)
         raise CheckpointError(f"{str(directory)!r} was not written by save_pruned; load it with from_pretrained")
     return load_with_stand_ins(directory, data, dtype=dtype, settings=settings)
