@@ -61,19 +61,20 @@ def check_complete(
         CheckpointError: Naming the first of the weights.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = {str(key): shapes for key, *shapes in info["mismatched_keys"]}
+    # transformers 5 says the shapes, too
+    mismatched = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"])
     prefix = f"{model.base_model_prefix}."
     headless = not hasattr(model, model.base_model_prefix)
 
     def of_encoder(keys: Iterable[str]) -> list[str]:
         return sorted(key for key in keys if (headless or key.startswith(prefix)) and "pooler" not in key)
 
-    odd = of_encoder(mismatched) if new_head else sorted(mismatched)
+    odd = of_encoder(mismatched) if new_head else mismatched
     if odd:
-        stored, built = mismatched[odd[0]]
+        shape = tuple(model.state_dict()[odd[0]].shape)
         raise CheckpointError(
-            f"cannot load the model {name!r}: {odd[0]} has the shape {tuple(stored)} in the weights and "
-            f"{tuple(built)} by config.json{_and_more(odd)}; is config.json of another model?"
+            f"cannot load the model {name!r}: {odd[0]} has another shape in the weights than {shape}, as config.json says"
+            f"{_and_more(odd)}; is config.json of another model?"
         )
     depth = f"config.json says num_hidden_layers {getattr(model.config, 'num_hidden_layers', None)}"
     lacking = of_encoder(missing)

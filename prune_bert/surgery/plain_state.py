@@ -17,7 +17,8 @@ from prune_bert.surgery.record import pruning_record
 
 def accept_plain_state(model: PreTrainedModel) -> None:
     """Make a model's ``load_state_dict`` turn the tensors of the portable form into those of the stand-ins."""
-    model.register_load_state_dict_pre_hook(_take_in)
+    untyped: Any = model
+    untyped.register_load_state_dict_pre_hook(_take_in)
 
 
 def _take_in(model: Any, state: State, prefix: str, *rest: Any) -> None:
