@@ -61,29 +61,15 @@ def check_complete(
         CheckpointError: Naming the first of the weights.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    # transformers 5 says the shapes, too
-    mismatched = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"])
-    prefix = f"{model.base_model_prefix}."
-    headless = not hasattr(model, model.base_model_prefix)
-
-    def of_encoder(keys: Iterable[str]) -> list[str]:
-        return sorted(key for key in keys if (headless or key.startswith(prefix)) and "pooler" not in key)
-
-    odd = of_encoder(mismatched) if new_head else mismatched
-    if odd:
-        shape = tuple(model.state_dict()[odd[0]].shape)
-        raise CheckpointError(
-            f"cannot load the model {name!r}: {odd[0]} has another shape in the weights than {shape}, as config.json says"
-            f"{_and_more(odd)}; is config.json of another model?"
-        )
+    _check_shapes(name, model, info, new_head)
     depth = f"config.json says num_hidden_layers {getattr(model.config, 'num_hidden_layers', None)}"
-    lacking = of_encoder(missing)
+    lacking = _of_encoder(model, missing)
     if lacking:
         raise CheckpointError(
             f"{name!r} lacks {len(lacking)} weights of its encoder ({_first(lacking)}), which would be random; "
             f"{depth}; is that of another model, or was a layer deleted without the config?"
         )
-    over = unexpected if strict and not new_head else _in_encoder(model, unexpected, headless)
+    over = unexpected if strict and not new_head else _in_encoder(model, unexpected)
     if over:
         raise CheckpointError(
             f"{name!r} has {len(over)} weights without a place in the model ({_first(over)}), which would be left out; "
@@ -99,8 +85,26 @@ def check_complete(
     return ()
 
 
-def _in_encoder(model: PreTrainedModel, keys: Iterable[str], headless: bool) -> list[str]:
-    """Return the keys that name a weight of the base model, by the names of a headless checkpoint, too."""
+def _check_shapes(name: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:
+    # an entry is a key in transformers 4, and a key with its two shapes in transformers 5
+    mismatched = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"])
+    odd = _of_encoder(model, mismatched) if new_head else mismatched
+    if odd:
+        shape, more = tuple(model.state_dict()[odd[0]].shape), f" (and {len(odd) - 1} more)" if odd[1:] else ""
+        raise CheckpointError(
+            f"cannot load the model {name!r}: {odd[0]}{more} has another shape in the weights than {shape}, as "
+            "config.json says; is config.json of another model?"
+        )
+
+
+def _of_encoder(model: PreTrainedModel, keys: Iterable[str]) -> list[str]:
+    """Return those of a model's own keys that lie in its base model, but for a pooler's."""
+    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    return sorted(key for key in keys if key.startswith(prefix) and "pooler" not in key)
+
+
+def _in_encoder(model: PreTrainedModel, keys: Iterable[str]) -> list[str]:
+    """Return those of foreign keys that name a weight of the base model, by the names of a headless one, too."""
     base = model.base_model
     children = tuple(f"{name}." for name, _ in base.named_children() if name != "pooler")
     prefixes = (*children, *(f"{model.base_model_prefix}.{child}" for child in children))
@@ -109,10 +113,6 @@ def _in_encoder(model: PreTrainedModel, keys: Iterable[str], headless: bool) -> 
 
 def _first(keys: list[str]) -> str:
     return ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-
-
-def _and_more(keys: list[str]) -> str:
-    return f", and {len(keys) - 1} more do not fit" if len(keys) > 1 else ""
 
 
 @contextmanager

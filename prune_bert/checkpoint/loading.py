@@ -97,25 +97,29 @@ def load_model(
     own_tokenizer = tokenizer_name is None or tokenizer_name == name_or_path
     tokenizer = _load_tokenizer(str(directory) if own_tokenizer else str(tokenizer_name), trust_remote_code)
     labels = None if new_head is None else _head_labels(stored, new_head)
-    if stored.get(CONFIG_KEY) is not None:
-        head = None if labels is None else _head_settings(labels)
-        model = load_with_stand_ins(
-            directory,
-            stored,
-            classifier=True,
-            head=head,
-            require_head=require_head,
-            dtype=torch.float32,
-            settings=settings,
-        )
-        notes = _pruned_notes(model, stored[CONFIG_KEY])
-    else:
-        settings["trust_remote_code"] = trust_remote_code
-        if all(file.suffix == ".safetensors" for file in files):
-            settings["use_safetensors"] = True
+    if stored.get(CONFIG_KEY) is None:
+        settings |= {"trust_remote_code": trust_remote_code}
+        settings |= {"use_safetensors": True} if all(file.suffix == ".safetensors" for file in files) else {}
         model, notes = _load_classifier(str(directory), settings, labels, require_head)
+    else:
+        model, notes = _load_pruned_classifier(directory, stored, settings, labels, require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
     return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored), commit)
+
+
+def _load_pruned_classifier(
+    directory: Path, stored: dict[str, Any], settings: dict[str, Any], labels: Sequence[str] | None, require_head: bool
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    model = load_with_stand_ins(
+        directory,
+        stored,
+        classifier=True,
+        head=None if labels is None else _head_settings(labels),
+        require_head=require_head,
+        dtype=torch.float32,
+        settings=settings,
+    )
+    return model, _pruned_notes(model, stored[CONFIG_KEY])
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:

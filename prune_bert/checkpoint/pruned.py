@@ -80,14 +80,15 @@ def load_with_stand_ins(
     try:
         with readable_errors(name), quiet_transformers():
             stored = stored_tensors(files)
-            config = _config(data, {**(head or {})})
-            pruning_record(config)
+            config = _config(data, head or {})
+            pruning_record(config)  # before a model of that depth is built
             cls = _classifier_class(config, name) if classifier else _model_class(data, name)
             settings = {**settings, "dtype": dtype or stored_type(stored)}
-            if compact:
-                model, info = _build_compact(cls, config, files, settings)
-            else:
-                model, info = _load_plain(cls, directory, {**settings, **(head or {})})
+            model, info = (
+                _build_compact(cls, config, files, settings)
+                if compact
+                else _load_plain(cls, directory, {**settings, **(head or {})})
+            )
         if compact:
             _check_plan_fits(name, info)
         check_complete(name, model, info, new_head=head is not None, require_head=require_head, strict=True)
@@ -97,8 +98,7 @@ def load_with_stand_ins(
             _take_stand_ins(name, model)
     except RecordError as error:
         raise CheckpointError(f"{name!r}: {error}") from error
-    if pruning_record(model.config).current_stand_ins():
-        save_whole_from_now_on(model)
+    save_whole_from_now_on(model)
     model.train(False)
     return model
 

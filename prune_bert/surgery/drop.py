@@ -55,8 +55,7 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
             f"dropping {plan} from this {encoder.model_type} gives other hidden states than bypassing it (something "
             "outside the layer depends on its index, such as DeBERTa's convolution after layer 0); nothing was changed"
         )
-    if standing:
-        save_whole_from_now_on(model)
+    save_whole_from_now_on(model)
     return model
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from prune_bert.architectures import find_encoder
@@ -31,11 +30,13 @@ COMPACT_MODEL_TYPE = "prune_bert_compact"
 COMPACT_WEIGHTS = "pruned_model.safetensors"
 
 
-def save_whole_from_now_on(model: nn.Module) -> None:
+def save_whole_from_now_on(model: Any) -> None:
     """Make ``save_pretrained`` of a model, and of the base model in it, write its stand-ins in a form that reloads.
 
-    ``load_state_dict`` takes that form, too.
+    ``load_state_dict`` takes that form, too. A model without stand-ins is left as it is.
     """
+    if not pruning_record(model.config).current_stand_ins():
+        return
     encoder = find_encoder(model).layers
     for module in model.modules():
         known = "save_pretrained" in vars(module)
