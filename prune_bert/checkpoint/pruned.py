@@ -99,7 +99,6 @@ def load_with_stand_ins(
     except RecordError as error:
         raise CheckpointError(f"{name!r}: {error}") from error
     save_whole_from_now_on(model)
-    model.train(False)
     return model
 
 
@@ -131,6 +130,7 @@ def _build_compact(
         build: Any = cls._from_config
         model: PreTrainedModel = build(config, **settings)
     install_stand_ins(model, pruning_record(model.config).current_stand_ins(), blank_corrections(model))
+    model.train(False)
     return model, _fill(model, files)
 
 
