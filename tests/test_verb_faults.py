@@ -133,3 +133,23 @@ def test_a_report_does_not_write_over_foreign_files(tmp_path, capsys, no_picture
     assert main(command) == 0  # beside the thesis
     assert main(command) == 0
     assert (out / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("verb", "function", "more"),
+    [
+        ("train", "training.train", TRAIN),
+        ("score", "scoring.score_sites", {}),
+        ("prune", "pruning.compare_states", {"plan": "layer:1", "profile": "false"}),
+    ],
+)
+def test_a_mistake_found_late_leaves_nothing_behind(flags, capsys, monkeypatch, verb, function, more):  # noqa: F811
+    def mistaken(*given, **named):
+        raise UserError("found late")
+
+    monkeypatch.setattr(f"prune_bert.pipeline.{function}", mistaken)
+    given = {name: flags[name] for name in NAMES} | more
+    before = sorted(flags["output_dir"].parent.iterdir())
+    assert main(words(verb, given)) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: found late"
+    assert sorted(flags["output_dir"].parent.iterdir()) == before

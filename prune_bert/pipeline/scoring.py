@@ -44,26 +44,27 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
 
         return workspace.step(f"score {name}", compute, SiteScores.to_dict, SiteScores.from_dict)
 
-    scores = [score(name) for name in config.scorer]
-    notes = (*notes, *session.notes)
-    if accelerator.is_main_process:
-        record = {
-            "model": session.loaded.name,
-            "task": session.calibration.spec.name,
-            "source": session.calibration.source,
-            "n": len(session.calibration.dataset),
-            "norm": config.norm,
-            "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
-            "notes": list(notes),
-            "environment": environment(accelerator.device, config.mixed_precision),
-            "command": shlex.join(argv),
-            "config": config_dict(config),
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        write_text(workspace.directory / "scores.json", text)
-        write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
-        write_config(config, workspace.directory)
-    target = workspace.finish()
+    with workspace:
+        scores = [score(name) for name in config.scorer]
+        notes = (*notes, *session.notes)
+        if accelerator.is_main_process:
+            record = {
+                "model": session.loaded.name,
+                "task": session.calibration.spec.name,
+                "source": session.calibration.source,
+                "n": len(session.calibration.dataset),
+                "norm": config.norm,
+                "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
+                "notes": list(notes),
+                "environment": environment(accelerator.device, config.mixed_precision),
+                "command": shlex.join(argv),
+                "config": config_dict(config),
+            }
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            write_text(workspace.directory / "scores.json", text)
+            write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
+            write_config(config, workspace.directory)
+        target = workspace.finish()
     if accelerator.is_main_process:
         show_notes(notes)
         print_scores(scores)

@@ -42,23 +42,24 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
         set_seed(config.seed)
         model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
     workspace.open(run_fingerprint(config, model, train_data))
-    score = _scorer(config, accelerator, loaded, validation)
-    result = train(
-        model,
-        train_data,
-        loaded.tokenizer,
-        _settings(config),
-        accelerator=accelerator,
-        state_dir=workspace.root / "state",
-        validation=lambda trained: _headline(score(trained)),
-    )
-    final = score(model)
-    if accelerator.is_main_process:
-        _save(config, model, loaded, workspace.directory)
-        notes = (*notes, *((note,) if note else ()))
-        _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
-    _tell_trackers(config, accelerator, result, final)
-    target = workspace.finish()
+    with workspace:
+        score = _scorer(config, accelerator, loaded, validation)
+        result = train(
+            model,
+            train_data,
+            loaded.tokenizer,
+            _settings(config),
+            accelerator=accelerator,
+            state_dir=workspace.root / "state",
+            validation=lambda trained: _headline(score(trained)),
+        )
+        final = score(model)
+        if accelerator.is_main_process:
+            _save(config, model, loaded, workspace.directory)
+            notes = (*notes, *((note,) if note else ()))
+            _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
+        _tell_trackers(config, accelerator, result, final)
+        target = workspace.finish()
     if accelerator.is_main_process:
         _show(result, final, target)
     return 0
