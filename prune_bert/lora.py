@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from prune_bert.errors import UserError
+from prune_bert.storage import write_bytes, write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -98,14 +99,14 @@ def save_adapter(
     weights = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in sorted(weights.items())}
     # save_file would leave a file that only its owner can read
-    (directory / ADAPTER_WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    write_bytes(directory / ADAPTER_WEIGHTS, save(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": base_model_name}
     config["inference_mode"] = True
     # only what is not peft's default: shorter, and an older peft does not meet a key that it does not know
     defaults = peft.LoraConfig().to_dict()
     kept = {name: value for name, value in config.items() if name in _ALWAYS_SAID or value != defaults.get(name)}
     text = json.dumps(kept, indent=2, sort_keys=True, default=sorted)  # sets of names, in a fixed order
-    (directory / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_text(directory / ADAPTER_CONFIG, text + "\n")
     return directory
 
 

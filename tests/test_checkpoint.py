@@ -127,8 +127,13 @@ def test_an_existing_directory_is_replaced_only_on_request(tmp_path):
     with pytest.raises(CheckpointError, match="--overwrite_output_dir"):
         save_pruned(model, out)
     assert (out / "mine.txt").read_text() == "keep"
-    save_pruned(model, out, overwrite=True)
-    assert not (out / "mine.txt").exists()
+    with pytest.raises(CheckpointError, match=r"mine\.txt', which prune_bert did not write"):
+        save_pruned(model, out, overwrite=True)
+    (out / "mine.txt").unlink()
+    save_pruned(model, out)
+    before = (out / "config.json").read_text()
+    save_pruned(dropped("bert", "layer:2"), out, overwrite=True)
+    assert (out / "config.json").read_text() != before
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="is a file"):
         save_pruned(model, tmp_path / "file")

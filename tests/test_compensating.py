@@ -53,7 +53,7 @@ def killed(flags, tmp_path, verb, slow, awaited, **changes):  # noqa: F811
     child.send_signal(signal.SIGKILL)
     _, err = child.communicate()
     assert (tmp_path / "reached").exists(), err.decode()[-2000:]
-    assert list((tmp_path / ".out.unfinished").glob(awaited))
+    assert list((tmp_path / ".out.unfinished").rglob(awaited))
     assert not flags["output_dir"].exists()
 
 

@@ -18,6 +18,8 @@ LEVELS = {
     "plan": 0,
     "config": 0,
     "corrections": 0,
+    "plain": 0,
+    "storage": 0,
     "stand_ins": 1,
     "architectures": 1,
     "embedded": 1,

@@ -59,6 +59,7 @@ def test_a_run_leaves_everything_it_promises(flags, capsys):
     assert code == 0
     assert str(directory / "report.html") in out
     assert sorted(path.name for path in directory.iterdir()) == [
+        ".prune_bert_manifest.json",
         "accuracy_speed.png",
         "accuracy_speed.svg",
         "config.yaml",
@@ -240,11 +241,11 @@ def test_another_run_does_not_resume_this_one(flags, capsys, monkeypatch):
 
 def test_two_runs_on_one_output_directory_are_refused(flags, capsys):
     code = (
-        "import fcntl, pathlib, sys, time; p = pathlib.Path(sys.argv[1]); p.mkdir(); f = (p / 'lock').open('w');"
-        "fcntl.flock(f, fcntl.LOCK_EX); print('locked', flush=True); time.sleep(60)"
+        "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
+        "print('locked', flush=True); time.sleep(60)"
     )
-    hidden = flags["output_dir"].with_name(".out.unfinished")
-    other = subprocess.Popen([sys.executable, "-c", code, str(hidden)], stdout=subprocess.PIPE)
+    lock = flags["output_dir"].with_name(".out.lock")
+    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"locked\n"
         code, _, err = run("prune", flags, capsys)
@@ -310,8 +311,8 @@ def test_output_directories_that_cannot_be_had(flags, capsys, tmp_path):
 
 
 def test_an_overwritten_directory_stays_until_the_run_is_done(flags, capsys, monkeypatch):
-    flags["output_dir"].mkdir()
-    (flags["output_dir"] / "mine.txt").write_text("keep")
+    assert run("prune", flags, capsys, profile="false")[0] == 0
+    before = {path.name: path.read_bytes() for path in flags["output_dir"].iterdir() if path.is_file()}
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -320,7 +321,7 @@ def test_an_overwritten_directory_stays_until_the_run_is_done(flags, capsys, mon
     code, _, err = run("prune", flags, capsys, overwrite_output_dir="true", profile="false")
     assert code == 2
     assert "no space left" in err
-    assert (flags["output_dir"] / "mine.txt").read_text() == "keep"
+    assert {path.name: path.read_bytes() for path in flags["output_dir"].iterdir() if path.is_file()} == before
 
 
 def test_a_label_order_that_differs_is_mapped_and_said(flags, capsys, tmp_path, tiny_checkpoint):

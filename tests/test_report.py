@@ -51,6 +51,7 @@ from prune_bert.report.plots import accuracy_speed_plot, as_png, as_svg, site_co
 from prune_bert.report.render import markdown_code, markdown_text
 from prune_bert.report.summary import removed, sentences
 from prune_bert.report.words import amount, hundredfold, ratio, with_interval
+from prune_bert.storage import files
 
 NAMES = ("baseline", "pruned", "compensated", "recovered")
 NASTY = "<script>alert(\"x\")</script> | `a` $b$ & 'c'"
@@ -602,11 +603,11 @@ def test_a_report_renders_again_from_its_json_alone(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_no_half_written_one(tmp_path, monkeypatch):
     (tmp_path / "report.json").write_text("old")
 
-    def full(self, data):
-        self.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(operation, path):
+        if operation == "write":  # the temporary file is there by now
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(files, "before", full)
     with pytest.raises(ReportError, match="No space left on device") as caught:
         write_report(make_report(), tmp_path)
     assert "report.json" in str(caught.value)

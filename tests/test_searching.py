@@ -25,6 +25,7 @@ from prune_bert.pipeline.front import shown_front
 from prune_bert.plan import COMPONENTS
 from prune_bert.report import front
 from prune_bert.search import STRATEGIES, Candidate, pareto_front
+from prune_bert.storage import MANIFEST
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,7 +79,7 @@ def test_score_leaves_a_table_and_a_plot(flags, capsys):
     code, out, err = run("score", flags, capsys, scorer="top contribution taylor")
     assert code == 0, err
     names = sorted(path.name for path in flags["output_dir"].iterdir())
-    assert names == ["config.yaml", "scores.json", "scores.md", "scores.png", "scores.svg"]
+    assert names == [MANIFEST, "config.yaml", "scores.json", "scores.md", "scores.png", "scores.svg"]
     record = json.loads((flags["output_dir"] / "scores.json").read_text())
     assert [one["scorer"] for one in record["scorers"]] == ["top", "contribution", "taylor"]
     assert [len(one["scores"]) for one in record["scorers"]] == [12, 12, 12]
@@ -93,7 +94,7 @@ def test_a_search_leaves_everything_it_promises(flags, capsys):
     assert code == 0, err
     names = sorted(path.name for path in flags["output_dir"].iterdir())
     pictures = ["front.html", "front.md", "front.png", "front.svg"]
-    assert names == ["chosen_plan.json", "config.yaml", *pictures, "search.json"]
+    assert names == [MANIFEST, "chosen_plan.json", "config.yaml", *pictures, "search.json"]
     assert not list(flags["output_dir"].parent.glob(".out*"))
     found = result(flags)
     assert found["search"]["strategy"] == "sublayer"

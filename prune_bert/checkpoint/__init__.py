@@ -4,7 +4,6 @@ from prune_bert.checkpoint.loading import LoadedModel, directory_bytes, load_mod
 from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.saving import CheckpointFormat, save_pruned
 from prune_bert.checkpoint.sources import CheckpointError
-from prune_bert.checkpoint.staging import replace_directory, staged_directory
 
 __all__ = [
     "CheckpointError",
@@ -13,8 +12,6 @@ __all__ = [
     "directory_bytes",
     "load_model",
     "load_pruned",
-    "replace_directory",
     "save_pruned",
-    "staged_directory",
     "tensor_bytes",
 ]

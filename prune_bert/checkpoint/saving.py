@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prune_bert.checkpoint.portable import check_portable
 from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.sources import CheckpointError
-from prune_bert.checkpoint.staging import staged_directory
 from prune_bert.stand_ins import Identity
+from prune_bert.storage import OutputError, output_directory, staged_directory, write_text
 from prune_bert.surgery import evaluation_mode, pruning_record
 from prune_bert.surgery.plain_form import plain_model
 from prune_bert.surgery.probe import base_model_inputs
@@ -46,7 +48,7 @@ def save_pruned(
         output_dir: The directory to write.
         tokenizer: Goes along, if given.
         format: ``"portable"`` or ``"compact"``.
-        overwrite: Replace the directory if it exists.
+        overwrite: Replace the directory if prune_bert wrote all that is in it, and nothing of it was changed since.
         extra_files: Further text files for the directory, by name, such as a model card.
 
     Returns:
@@ -57,7 +59,7 @@ def save_pruned(
             stand-ins that ``drop`` did not put there, or the reload differs.
     """
     _check(model, format)
-    with staged_directory(output_dir, overwrite) as staging:
+    with _staged(output_dir, overwrite) as staging:
         if format == "compact":
             write_compact(model, staging)
         else:
@@ -67,9 +69,18 @@ def save_pruned(
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         for name, text in (extra_files or {}).items():
-            (staging / name).write_text(text, encoding="utf-8")
+            write_text(staging / name, text)
         _check_reload(model, staging, format)
     return Path(output_dir)
+
+
+@contextmanager
+def _staged(output_dir: str | Path, overwrite: bool) -> Iterator[Path]:
+    try:
+        with staged_directory(output_directory(output_dir, overwrite)) as staging:
+            yield staging
+    except OutputError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _check(model: PreTrainedModel, format: str) -> None:

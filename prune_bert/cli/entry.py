@@ -10,6 +10,7 @@ from prune_bert.cli.failures import explain, settle_stdout, tell
 from prune_bert.cli.noise import plain_warnings, quiet_libraries
 from prune_bert.cli.parser import PROGRAM, read_command
 from prune_bert.config import dump, load_config
+from prune_bert.storage import refuse_inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +44,8 @@ def _run(arguments: tuple[str, ...]) -> int:
     if command.print_config:
         sys.stdout.write(dump(config))
         return 0
+    if command.config_path is not None:
+        refuse_inputs(str(getattr(config, "output_dir", "")), {"config": command.config_path})
     quiet_libraries()
     with plain_warnings():
         run_verb = getattr(import_module("prune_bert.pipeline"), f"run_{command.verb}")

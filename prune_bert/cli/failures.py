@@ -9,6 +9,7 @@ import sys
 import time
 
 from prune_bert.errors import UserError
+from prune_bert.plain import plain_text
 
 USER_CODE = 2
 INTERRUPTED_CODE = 130  # 128 + SIGINT, as a shell counts
@@ -76,5 +77,5 @@ def process_index() -> int:
 
 
 def one_line(message: object) -> str:
-    """Fold a message with line breaks into one line; an empty one becomes the name of its type."""
-    return " ".join(str(message).split()) or type(message).__name__
+    """Fold a message into one line of plain text; an empty one becomes the name of its type."""
+    return plain_text(" ".join(str(message).split())) or type(message).__name__

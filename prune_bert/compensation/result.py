@@ -13,6 +13,7 @@ import torch
 from prune_bert.compensation.settings import CompensationError
 from prune_bert.corrections import Correction, CorrectionSpec, FittedSite
 from prune_bert.plan import PruningPlan, Site
+from prune_bert.storage import write_bytes
 
 _NORM = ("norm_weight", "norm_bias")
 
@@ -82,7 +83,7 @@ class Compensation(Mapping[Site, FittedSite]):
             "notes": list(self.notes),
         }
         # save_file would leave a file that only its owner can read
-        Path(path).write_bytes(save(tensors, metadata={"compensation": json.dumps(facts)}))
+        write_bytes(Path(path), save(tensors, metadata={"compensation": json.dumps(facts)}))
         return Path(path)
 
     @classmethod

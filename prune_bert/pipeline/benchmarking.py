@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from prune_bert.checkpoint import load_model, staged_directory
-from prune_bert.checkpoint.staging import check_output_dir
+from prune_bert.checkpoint import load_model
 from prune_bert.config import BenchmarkConfig
 from prune_bert.pipeline.measuring import profile_plan, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config
 from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
+from prune_bert.pipeline.workspace import checked_output
 from prune_bert.profiling import LatencyPoint, environment, measure_size
+from prune_bert.storage import staged_directory, write_text
 from prune_bert.surgery import bypass
 
 
@@ -22,7 +23,7 @@ def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
     """Run the ``benchmark`` verb: ``benchmark.json`` with every sample, and a table on the terminal."""
     plan = read_plan(config.plan)
     accelerator, notes = open_accelerator(config)
-    check_output_dir(config.output_dir, config.overwrite_output_dir)
+    target = checked_output(config, accelerator)
     loaded = load_model(config.model_name_or_path, require_head=False, **model_settings(config))
     model = loaded.model.to(accelerator.device)
     pruned = bypass(model, plan)
@@ -42,13 +43,13 @@ def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
         "command": shlex.join(argv),
         "config": config_dict(config),
     }
-    with staged_directory(config.output_dir, config.overwrite_output_dir) as directory:
-        (directory / "benchmark.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with staged_directory(target) as directory:
+        write_text(directory / "benchmark.json", json.dumps(result, indent=2) + "\n")
         write_config(config, directory)
     show_notes((*notes, *loaded.notes))
     for point in points:
         sys.stdout.write(_line(point) + "\n")
-    sys.stdout.write(f"written to {config.output_dir}\n")
+    sys.stdout.write(f"written to {target.path}\n")
     return 0
 
 

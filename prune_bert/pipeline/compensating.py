@@ -63,7 +63,7 @@ def fit_compensation(run: PruneRun) -> None:
             dtype=run.loaded.stored_dtype,
         )
         if run.accelerator.is_main_process:
-            fitted.save(path.with_suffix(".tmp")).replace(path)
+            fitted.save(path)
         run.accelerator.wait_for_everyone()
         return list(fitted.notes)
 

@@ -7,15 +7,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from prune_bert.checkpoint import staged_directory
-from prune_bert.checkpoint.staging import check_output_dir
 from prune_bert.config import EvaluateConfig
 from prune_bert.evaluation import encode
 from prune_bert.pipeline.measuring import score_model, show_notes, show_score
 from prune_bert.pipeline.outputs import config_dict, write_config, write_predictions
 from prune_bert.pipeline.session import open_accelerator, open_task, read_plan
+from prune_bert.pipeline.workspace import checked_output
 from prune_bert.plan import PruningPlan
 from prune_bert.profiling import environment
+from prune_bert.storage import staged_directory, write_text
 from prune_bert.surgery import bypass
 
 
@@ -23,7 +23,7 @@ def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
     """Run the ``evaluate`` verb: ``score.json``, ``predictions.parquet`` and ``config.yaml``."""
     plan = PruningPlan() if config.plan is None else read_plan(config.plan)
     accelerator, notes = open_accelerator(config)
-    check_output_dir(config.output_dir, config.overwrite_output_dir)
+    target = checked_output(config, accelerator)
     session = open_task(config)
     model = session.loaded.model
     encoded = encode(session.loaded.tokenizer, session.data, config.max_seq_length)
@@ -46,11 +46,11 @@ def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
         "command": shlex.join(argv),
         "config": config_dict(config),
     }
-    with staged_directory(config.output_dir, config.overwrite_output_dir) as directory:
-        (directory / "score.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with staged_directory(target) as directory:
+        write_text(directory / "score.json", json.dumps(result, indent=2) + "\n")
         write_predictions({"model": score}, directory)
         write_config(config, directory)
     show_notes((*notes, *session.notes))
     show_score(score)
-    sys.stdout.write(f"written to {config.output_dir}\n")
+    sys.stdout.write(f"written to {target.path}\n")
     return 0

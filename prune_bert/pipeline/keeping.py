@@ -50,7 +50,8 @@ def save_and_weigh(run: PruneRun, name: str) -> None:
         run.checkpoint_format = _final_format(run)
         if run.accelerator.is_main_process:
             nn.Module.to(loaded.model, dtype=loaded.stored_dtype)  # exact: see `round_to_stored`
-            save_pruned(loaded.model, directory, loaded.tokenizer, run.checkpoint_format, overwrite=True)
+            run.workspace.remove("model")
+            save_pruned(loaded.model, directory, loaded.tokenizer, run.checkpoint_format)
             nn.Module.to(loaded.model, dtype=torch.float32)
         run.accelerator.wait_for_everyone()
         size = directory_bytes(directory)

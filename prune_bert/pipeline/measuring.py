@@ -13,6 +13,7 @@ from torch import nn
 
 from prune_bert.evaluation import EncodedTask, TaskScore, evaluate
 from prune_bert.pipeline.workspace import Workspace
+from prune_bert.plain import plain_text
 from prune_bert.plan import PruningPlan
 from prune_bert.profiling import LatencyPoint, profile_model
 from prune_bert.surgery import bypass
@@ -94,7 +95,7 @@ def _point(stored: dict[str, Any]) -> LatencyPoint:
 def show_notes(notes: Iterable[str]) -> None:
     """Print what a reader of the results should know."""
     for note in notes:
-        sys.stdout.write(f"note: {note}\n")
+        sys.stdout.write(f"note: {plain_text(note)}\n")
 
 
 def show_score(score: TaskScore) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from torch import nn
 
-from prune_bert import __version__
+from prune_bert import __version__, storage
 from prune_bert.config import Config, dump
 from prune_bert.evaluation import TaskScore
 from prune_bert.plan import PruningPlan
@@ -31,21 +31,22 @@ def write_predictions(scores: Mapping[str, TaskScore], directory: Path) -> Path:
         columns[f"{name}_prediction"] = score.predictions.tolist()
         columns[f"{name}_logits"] = score.logits.tolist()
     path = directory / "predictions.parquet"
-    datasets.Dataset.from_dict(columns).to_parquet(str(path))
+    with storage.writing(path) as file:
+        datasets.Dataset.from_dict(columns).to_parquet(file)
     return path
 
 
-def write_plan(plan: PruningPlan, directory: Path) -> Path:
+def write_plan(plan: PruningPlan, directory: Path, name: str = "plan.json") -> Path:
     """Write ``plan.json``, which ``--plan plan.json`` reads."""
-    path = directory / "plan.json"
-    path.write_text(json.dumps({"text": str(plan), **plan.to_json()}, indent=2) + "\n", encoding="utf-8")
+    path = directory / name
+    storage.write_text(path, json.dumps({"text": str(plan), **plan.to_json()}, indent=2) + "\n")
     return path
 
 
 def write_config(config: Config, directory: Path) -> Path:
     """Write ``config.yaml``, which ``--config config.yaml`` reads to run the same again."""
     path = directory / "config.yaml"
-    path.write_text(dump(config), encoding="utf-8")
+    storage.write_text(path, dump(config))
     return path
 
 

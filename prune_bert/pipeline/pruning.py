@@ -44,10 +44,11 @@ def prune(config: RunConfig, *, command: str | None = None, show: bool = False) 
         UserError: A subclass, for whatever the user can mend.
     """
     run = _begin(config, command or shlex.join(sys.argv))
-    compare_states(run, weigh_last=False)
-    drop(run.model, run.plan, run.fitted)
-    save_and_weigh(run, list(run.scores)[-1])
-    return finish_run(run, show=show)
+    with run.workspace:
+        compare_states(run, weigh_last=False)
+        drop(run.model, run.plan, run.fitted)
+        save_and_weigh(run, list(run.scores)[-1])
+        return finish_run(run, show=show)
 
 
 def _begin(config: RunConfig, command: str) -> PruneRun:
@@ -55,7 +56,7 @@ def _begin(config: RunConfig, command: str) -> PruneRun:
     if compensated:
         CompensationSettings.from_options(config)  # refuses what does not fit together
     accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
-    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    workspace = Workspace(config, accelerator)
     calibration = None
     if compensated:
         opened = open_calibration(config, accelerator, needs_labels=False)

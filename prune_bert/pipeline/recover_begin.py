@@ -46,7 +46,7 @@ def begin_recovery(config: RecoverConfig, command: str) -> tuple[PruneRun, TaskD
     check_choices(config)
     plan = None if config.plan is None else read_plan(config.plan)
     accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
-    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    workspace = Workspace(config, accelerator)
     original = None if config.teacher_name_or_path is None else _load_original(config, config.teacher_name_or_path)
     session = _open(config, accelerator, settings, original)
     loaded = session.loaded

@@ -44,13 +44,14 @@ def prune_and_recover(config: RecoverConfig, *, command: str | None = None, show
         UserError: A subclass, for whatever the user can mend.
     """
     run, train = begin_recovery(config, command or shlex.join(sys.argv))
-    compare_states(run, weigh_last=True)
-    result = _train(run, train)
-    _note_training(run, train, result)
-    round_to_stored(run)
-    _score(run)
-    save_and_weigh(run, "recovered")
-    return finish_run(run, show=show, drop=(STATE,))
+    with run.workspace:
+        compare_states(run, weigh_last=True)
+        result = _train(run, train)
+        _note_training(run, train, result)
+        round_to_stored(run)
+        _score(run)
+        save_and_weigh(run, "recovered")
+        return finish_run(run, show=show)
 
 
 def _train(run: PruneRun, train: TaskData) -> RecoverResult:
@@ -69,7 +70,7 @@ def _train(run: PruneRun, train: TaskData) -> RecoverResult:
         teacher=teacher,
         plan=run.plan if gradual else None,
         accelerator=run.accelerator,
-        state_dir=run.workspace.directory / STATE,
+        state_dir=run.workspace.root / STATE,
     )
 
 

@@ -26,21 +26,21 @@ from prune_bert.report import (
     tracker_values,
     write_report,
 )
+from prune_bert.storage import write_text
 
 _BUSY_RATIO = 1.5  # a quiet machine shows 1.05 to 1.2
 
 
-def finish_run(run: PruneRun, *, show: bool, drop: tuple[str, ...] = ()) -> PruningReport:
+def finish_run(run: PruneRun, *, show: bool) -> PruningReport:
     """Write every file of the run, tell the trackers, and rename the working directory into place.
 
     Args:
         run: The run, with all that was found.
         show: Print the table and where things are, on the main process.
-        drop: Subdirectories of the working directory that end with the run.
     """
     report = make_report(run)
     _write(run, report)
-    target = run.workspace.finish(drop)
+    target = run.workspace.finish()
     if show and run.accelerator.is_main_process:
         _show(run, report, target)
     return report
@@ -133,7 +133,7 @@ def _write(run: PruneRun, report: PruningReport) -> None:
         write_plan(run.plan, directory)
         write_config(run.config, directory)
         if run.config.save_model:
-            (directory / "model" / "README.md").write_text(model_card(report), encoding="utf-8")
+            write_text(directory / "model" / "README.md", model_card(report))
     if run.config.report_to:
         _tell_trackers(run, report)
 

@@ -17,12 +17,13 @@ from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.profiling import environment
 from prune_bert.report.site_scores import print_scores, write_scores
+from prune_bert.storage import write_text
 
 
 def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
     """Run the ``score`` verb: ``scores.json``, a table and a plot; each scorer is a step that is not done twice."""
     accelerator, notes = open_accelerator(config)
-    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    workspace = Workspace(config, accelerator)
     needs_labels = any(SCORERS[name].needs_labels for name in config.scorer)
     session = open_calibration(config, accelerator, needs_labels=needs_labels)
     model = session.loaded.model
@@ -43,26 +44,27 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
 
         return workspace.step(f"score {name}", compute, SiteScores.to_dict, SiteScores.from_dict)
 
-    scores = [score(name) for name in config.scorer]
-    notes = (*notes, *session.notes)
-    if accelerator.is_main_process:
-        record = {
-            "model": session.loaded.name,
-            "task": session.calibration.spec.name,
-            "source": session.calibration.source,
-            "n": len(session.calibration.dataset),
-            "norm": config.norm,
-            "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
-            "notes": list(notes),
-            "environment": environment(accelerator.device, config.mixed_precision),
-            "command": shlex.join(argv),
-            "config": config_dict(config),
-        }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        (workspace.directory / "scores.json").write_text(text, encoding="utf-8")
-        write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
-        write_config(config, workspace.directory)
-    target = workspace.finish()
+    with workspace:
+        scores = [score(name) for name in config.scorer]
+        notes = (*notes, *session.notes)
+        if accelerator.is_main_process:
+            record = {
+                "model": session.loaded.name,
+                "task": session.calibration.spec.name,
+                "source": session.calibration.source,
+                "n": len(session.calibration.dataset),
+                "norm": config.norm,
+                "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
+                "notes": list(notes),
+                "environment": environment(accelerator.device, config.mixed_precision),
+                "command": shlex.join(argv),
+                "config": config_dict(config),
+            }
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            write_text(workspace.directory / "scores.json", text)
+            write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
+            write_config(config, workspace.directory)
+        target = workspace.finish()
     if accelerator.is_main_process:
         show_notes(notes)
         print_scores(scores)

@@ -22,6 +22,7 @@ from prune_bert.pipeline.search_slices import Slices
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.plan import Site
 from prune_bert.search import Journal
+from prune_bert.storage import hidden, remove, resolved
 
 # What the values of a plan depend on, beside the plan, the weights and the data. Not the budget, the strategy or the
 # objective: with others of them a search goes on from what the journal knows.
@@ -45,6 +46,10 @@ _BUDGET = (
     "max_parameters",
     "keep_layers",
 )
+
+
+JOURNAL = "journal.jsonl"
+"""The end of the hidden name of the journal beside the output directory."""
 
 
 @dataclass
@@ -91,8 +96,7 @@ class SearchRun:
 
 def journal_path(config: SearchConfig) -> Path:
     """Give the file beside ``output_dir`` in which a search that was killed finds what it had evaluated."""
-    target = Path(config.output_dir).expanduser().absolute()
-    return target.with_name(f".{target.name}.journal.jsonl")
+    return hidden(resolved(config.output_dir), JOURNAL)
 
 
 @contextmanager
@@ -116,10 +120,12 @@ def open_journal(config: SearchConfig, slices: Slices, accelerator: Accelerator)
         journal = opened if accelerator.is_main_process else Journal.replica(known[0])
     try:
         yield journal
+    except BaseException:
+        if accelerator.is_main_process and not journal.known:
+            remove(path)
+        raise
     finally:
         if accelerator.is_main_process:
-            if not journal.known:
-                path.unlink(missing_ok=True)
             journal.close()
 
 

@@ -24,7 +24,7 @@ from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
 from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
-from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, result_fingerprint
+from prune_bert.pipeline.search_run import JOURNAL, SearchRun, open_journal, result_fingerprint
 from prune_bert.pipeline.search_slices import open_slices
 from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
@@ -55,7 +55,7 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     """Run the ``search`` verb: ``search.json``, the front as page, text and plot, and ``chosen_plan.json``."""
     choices = settle(config)
     accelerator, notes = open_accelerator(config)
-    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    workspace = Workspace(config, accelerator, companions=(JOURNAL,))
     scorer = SCORERS[choices.scorer]
     needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
     slices = open_slices(config, accelerator, needs_labels=needs_labels)
@@ -70,10 +70,10 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     fits = open_fits(run)
     with open_journal(config, slices, accelerator) as journal:
         workspace.open(result_fingerprint(config, slices))
-        report = _search(run, journal, fits)
-    target = workspace.finish()
+        with workspace:
+            report = _search(run, journal, fits)
+            target = workspace.finish()
     if accelerator.is_main_process:
-        journal_path(config).unlink(missing_ok=True)
         show_notes(report.notes)
         print_front(report)
         _show_where(report, target)
@@ -117,7 +117,7 @@ def _search(run: SearchRun, journal: Journal, fits: PlanFits | None) -> SearchRe
         write_search(report, run.workspace.directory)
         write_config(config, run.workspace.directory)
         if chosen is not None:
-            write_plan(chosen.plan, run.workspace.directory).rename(run.workspace.directory / "chosen_plan.json")
+            write_plan(chosen.plan, run.workspace.directory, "chosen_plan.json")
     return report
 
 

@@ -23,6 +23,7 @@ from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_conf
 from prune_bert.pipeline.session import load_data, model_settings, open_accelerator
 from prune_bert.pipeline.workspace import Workspace, working_directory
 from prune_bert.profiling import environment
+from prune_bert.storage import write_text
 from prune_bert.tasks import TaskData, align_labels
 from prune_bert.training import TrainResult, TrainSettings, train
 
@@ -30,7 +31,7 @@ from prune_bert.training import TrainResult, TrainSettings, train
 def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     """Run the ``train`` verb: a model directory that every other verb loads, and ``training.json`` beside it."""
     accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
-    workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
+    workspace = Workspace(config, accelerator)
     data = load_data(config, ("train", config.eval_split), _limits(config))
     spec = data["train"].spec
     loaded = load_model(config.model_name_or_path, new_head=spec.labels, **model_settings(config))
@@ -41,23 +42,24 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
         set_seed(config.seed)
         model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
     workspace.open(run_fingerprint(config, model, train_data))
-    score = _scorer(config, accelerator, loaded, validation)
-    result = train(
-        model,
-        train_data,
-        loaded.tokenizer,
-        _settings(config),
-        accelerator=accelerator,
-        state_dir=workspace.directory / "state",
-        validation=lambda trained: _headline(score(trained)),
-    )
-    final = score(model)
-    if accelerator.is_main_process:
-        _save(config, model, loaded, workspace.directory)
-        notes = (*notes, *((note,) if note else ()))
-        _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
-    _tell_trackers(config, accelerator, result, final)
-    target = workspace.finish(drop=("state",))
+    with workspace:
+        score = _scorer(config, accelerator, loaded, validation)
+        result = train(
+            model,
+            train_data,
+            loaded.tokenizer,
+            _settings(config),
+            accelerator=accelerator,
+            state_dir=workspace.root / "state",
+            validation=lambda trained: _headline(score(trained)),
+        )
+        final = score(model)
+        if accelerator.is_main_process:
+            _save(config, model, loaded, workspace.directory)
+            notes = (*notes, *((note,) if note else ()))
+            _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
+        _tell_trackers(config, accelerator, result, final)
+        target = workspace.finish()
     if accelerator.is_main_process:
         _show(result, final, target)
     return 0
@@ -121,7 +123,7 @@ def _write_record(
             "processes": accelerator.num_processes,
         },
     }
-    (directory / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(directory / "training.json", json.dumps(record, indent=2) + "\n")
 
 
 def _tell_trackers(config: TrainConfig, accelerator: Accelerator, result: TrainResult, final: TaskScore) -> None:

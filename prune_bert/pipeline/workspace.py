@@ -4,41 +4,70 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from prune_bert.checkpoint import replace_directory
-from prune_bert.checkpoint.staging import check_output_dir
+from prune_bert import storage
 from prune_bert.errors import UserError
+from prune_bert.storage import OutputDirectory, WorkingDirectory, output_directory
 
 Result = TypeVar("Result")
 
 _STEPS = "steps"
+# The settings that name something on this machine which a run reads.
+_INPUTS = (
+    "model_name_or_path",
+    "tokenizer_name",
+    "teacher_name_or_path",
+    "data_dir",
+    "train_file",
+    "validation_file",
+    "plan",
+)
 
 
 class WorkspaceError(UserError):
-    """Another run is at work on the same output directory."""
+    """The working directory holds the unfinished training of another run."""
 
 
 class Workspace:
     """A hidden directory beside ``output_dir`` that holds the finished steps of a run, each a JSON file.
 
     A run that was killed finds them there when it is started again with the same settings, model and data;
-    with others it starts afresh. Only the main process writes.
+    with others it starts afresh. Only the main process writes. Once it is open, it is a context: a run that fails
+    before anything is finished leaves nothing behind.
+
+    Args:
+        config: Its ``output_dir``, whether to overwrite it, and what the run reads and never overwrites.
+        accelerator: The processes of the run.
+        companions: The ends of the hidden names of files beside the output directory that end with the run.
+
+    Raises:
+        OutputError: The output directory may not, or cannot, be written.
     """
 
-    def __init__(self, output_dir: str | Path, overwrite: bool, accelerator: Accelerator) -> None:
-        self.target = check_output_dir(output_dir, overwrite)
-        self.directory = working_directory(output_dir)
+    def __init__(self, config: Any, accelerator: Accelerator, companions: Sequence[str] = ()) -> None:
+        self._output = checked_output(config, accelerator)
+        self.target = self._output.path
         self.seconds: dict[str, float] = {}
+        self._working = WorkingDirectory(self.target, companions=companions)
         self._accelerator = accelerator
-        self._lock: Any = None
+
+    @property
+    def directory(self) -> Path:
+        """What becomes the output directory."""
+        return self._working.output
+
+    @property
+    def root(self) -> Path:
+        """The hidden directory itself, for what is needed only to resume."""
+        return self._working.root
 
     def open(self, fingerprint: Mapping[str, Any], *, resume: bool = True, precious: str | None = None) -> bool:
         """Make the directory, or take up the one of a killed run with the same fingerprint.
@@ -52,27 +81,25 @@ class Workspace:
             Whether there is something to resume.
 
         Raises:
-            WorkspaceError: If a living process is at work in it, it cannot be made, or it holds another run's training.
+            OutputError: If a living process is at work in it, another run has finished meanwhile, or it cannot be made.
+            WorkspaceError: If it holds another run's training.
         """
         resumed = False
         if self._accelerator.is_main_process:
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise WorkspaceError(
-                    f"output_dir {str(self.target)!r} cannot be made there ({error.strerror}); choose another"
-                ) from error
-            self._lock = _lock(self.directory)
             digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
-            marker = self.directory / "fingerprint"
-            if resume and marker.is_file() and marker.read_text() == digest:
-                resumed = (self.directory / _STEPS).is_dir() and any((self.directory / _STEPS).iterdir())
-            else:
-                if resume and precious is not None:
-                    _refuse_training(self.directory, precious)
-                _empty(self.directory)
-                (self.directory / _STEPS).mkdir()
-                _write(marker, digest)
+            same = self._working.open(self._output) == digest
+            try:
+                if resume and same:
+                    self._working.resume()
+                else:
+                    if resume and precious is not None and not self._working.cleared:
+                        _refuse_training(self.root, precious)
+                    self._working.begin(digest)
+                storage.make_directory(self.root / _STEPS)
+                resumed = any((self.root / _STEPS).iterdir())
+            except BaseException:
+                self._working.release()
+                raise
         return bool(self._same_everywhere(resumed))
 
     def step(
@@ -82,11 +109,11 @@ class Workspace:
         encode: Callable[[Result], Any],
         decode: Callable[[Any], Result],
     ) -> Result:
-        """Give a step's result: from disk where a run before has finished it, computed and written otherwise.
+        """Return a step's result: from disk where a run before has finished it, computed and written otherwise.
 
         Every process takes part in ``compute``; the result of the main process counts.
         """
-        file = self.directory / _STEPS / f"{name}.json"
+        file = self.root / _STEPS / f"{name}.json"
         stored = json.loads(file.read_text()) if self._accelerator.is_main_process and file.is_file() else None
         stored = self._same_everywhere(stored)
         if stored is None:
@@ -94,24 +121,45 @@ class Workspace:
             result = compute()
             stored = {"seconds": time.perf_counter() - start, "result": encode(result)}
             if self._accelerator.is_main_process:
-                _write(file, json.dumps(stored))
+                storage.write_text(file, json.dumps(stored))
             stored = self._same_everywhere(stored)
         self.seconds[name] = stored["seconds"]
         return decode(stored["result"])
 
-    def finish(self, drop: Sequence[str] = ()) -> Path:
-        """Drop the steps (and other subdirectories) and rename the rest to ``output_dir``.
+    def remove(self, name: str) -> None:
+        """Remove from the directory what a killed run may have left under a name; on the main process."""
+        storage.remove(self.directory / name)
 
-        What was there before goes only then.
+    def finish(self) -> Path:
+        """Rename the directory to ``output_dir``; what was there before, and the steps, go only then.
+
+        Raises:
+            OutputError: The output directory holds by now what prune_bert did not write.
         """
         if self._accelerator.is_main_process:
-            for name in (_STEPS, *drop):
-                shutil.rmtree(self.directory / name, ignore_errors=True)
-            for name in ("fingerprint", "lock"):
-                (self.directory / name).unlink(missing_ok=True)
-            replace_directory(self.directory, self.target)
+            self._working.publish()
         self._accelerator.wait_for_everyone()
         return self.target
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let go of the lock and, where the run failed before anything was finished, of the whole directory."""
+        if not self._accelerator.is_main_process:
+            return
+        if exc is None or self._anything_to_resume():
+            self._working.release()
+        else:
+            self._working.discard()
+
+    def _anything_to_resume(self) -> bool:
+        if not self.root.is_dir():
+            return False
+        kept = [item for item in self.root.iterdir() if item.is_dir() and item != self.directory]
+        return any(item.is_file() for folder in kept for item in folder.rglob("*"))
 
     def _same_everywhere(self, value: Any) -> Any:
         if self._accelerator.num_processes == 1:
@@ -121,27 +169,28 @@ class Workspace:
         return values[0]
 
 
+def checked_output(config: Any, accelerator: Accelerator) -> OutputDirectory:
+    """Check the output directory of a run before any work; the main process tidies up after a killed run first.
+
+    Raises:
+        OutputError: It may not, or cannot, be written.
+    """
+    check = output_directory if accelerator.is_main_process else OutputDirectory
+    return check(config.output_dir, config.overwrite_output_dir, inputs_of(config))
+
+
 def working_directory(output_dir: str | Path) -> Path:
-    """Give the hidden directory in which a run for ``output_dir`` works."""
-    target = Path(output_dir).expanduser().absolute()
-    return target.with_name(f".{target.name}.unfinished")
+    """Return the directory in which a run for ``output_dir`` gathers its results."""
+    return WorkingDirectory(storage.resolved(output_dir)).output
 
 
-def _lock(directory: Path) -> Any:
-    """Hold a lock that the system lets go of when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; two runs on one directory are then not told apart
-        return None
-    file = (directory / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise WorkspaceError(
-            f"another run is at work on this output_dir (it holds {str(directory)!r}): wait for it, or choose another"
-        ) from error
-    return file
+def inputs_of(config: Any) -> dict[str, str]:
+    """Return what a run reads from this machine, by the names of its settings."""
+    given = {name: getattr(config, name, None) for name in _INPUTS}
+    found = {name: str(value) for name, value in given.items() if value is not None}
+    if not found.get("plan", "").endswith(".json"):
+        found.pop("plan", None)
+    return found
 
 
 def _refuse_training(directory: Path, name: str) -> None:
@@ -155,19 +204,3 @@ def _refuse_training(directory: Path, name: str) -> None:
             f"{str(directory)!r} holds the unfinished training of another run (other settings, model or data): finish "
             "that with its own settings, choose another --output_dir, or pass --no_resume to throw it away"
         )
-
-
-def _empty(directory: Path) -> None:
-    for item in directory.iterdir():
-        if item.name == "lock":
-            continue
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from prune_bert.recovery.results import RecoverPhase
+from prune_bert.storage import remove
 from prune_bert.training import clear_checkpoints, state
 
 
@@ -74,7 +74,7 @@ class PhaseStore:
         if self._root is None:
             return
         for directory in self._root.glob("phase-[0-9][0-9][0-9]"):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove(directory)
 
 
 def all_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from prune_bert.plain import plain_values
 from prune_bert.report import words
 from prune_bert.report.plots import BLUE, GREY, MUTED, ORANGE, SURFACE, as_inline_svg, as_png, as_svg, plot_style
 from prune_bert.report.records import Estimate
 from prune_bert.report.render import template_environment
 from prune_bert.report.tables import Cell, Table
+from prune_bert.storage import write_bytes, write_text
 
 _LOG_WIDTH = 110  # characters a line where nobody's window sets the width
 
@@ -179,6 +181,8 @@ def front_sentences(report: SearchReport) -> list[str]:
 
 def write_search(report: SearchReport, directory: Path) -> None:
     """Write ``search.json``, ``front.html``, ``front.md``, ``front.png`` and ``front.svg``."""
+    write_text(directory / "search.json", report.to_json())
+    report = plain_values(report)
     figure = front_plot(report)
     view = {
         "report": report,
@@ -186,19 +190,18 @@ def write_search(report: SearchReport, directory: Path) -> None:
         "sentences": front_sentences(report),
         "table": front_table(report),
     }
-    (directory / "search.json").write_text(report.to_json(), encoding="utf-8")
-    (directory / "front.png").write_bytes(as_png(figure))
-    (directory / "front.svg").write_text(as_svg(figure), encoding="utf-8")
+    write_bytes(directory / "front.png", as_png(figure))
+    write_text(directory / "front.svg", as_svg(figure))
     environment = template_environment()
     page = environment.get_template("search.html.j2").render(**view, plot=Markup(_with_titles(report, figure)))
-    (directory / "front.html").write_text(page, encoding="utf-8")
+    write_text(directory / "front.html", page)
     text = environment.get_template("search.md.j2").render(**view)
-    (directory / "front.md").write_text(text, encoding="utf-8")
+    write_text(directory / "front.md", text)
 
 
 def print_front(report: SearchReport, console: Console | None = None) -> None:
     """Print the sentences and the table on stdout."""
-    console = console or Console()
+    console, report = console or Console(), plain_values(report)
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)

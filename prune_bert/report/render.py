@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from prune_bert.plain import plain_values
 from prune_bert.report import tables, words
 from prune_bert.report.model import PruningReport
 from prune_bert.report.plots import accuracy_speed_plot, as_inline_svg, site_costs_plot
@@ -24,11 +25,13 @@ TEMPLATES = __file__.removesuffix("render.py") + "templates"
 
 def to_markdown(report: PruningReport) -> str:
     """Render the report as Markdown, with the plots as links to the PNG files beside it."""
+    report = plain_values(report)
     return template_environment().get_template("report.md.j2").render(**_view(report))
 
 
 def to_html(report: PruningReport) -> str:
     """Render the report as one HTML file: styles and plots inside, no script, nothing fetched."""
+    report = plain_values(report)
     costs, training = site_costs_plot(report), training_plot(report)
     return (
         template_environment()
@@ -49,6 +52,7 @@ def model_card(report: PruningReport) -> str:
     The licence is the base model's and is not named here; a base model from a local folder is named in the
     text only, since the hub takes no path for it.
     """
+    report = plain_values(report)
     front = yaml.safe_dump(_front_matter(report), sort_keys=False, allow_unicode=True, width=1000)
     compact = (report.checkpoint_format or report.config.get("checkpoint_format")) == "compact"
     return (

@@ -14,9 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from prune_bert.importance import SiteScores
+from prune_bert.plain import plain_text
 from prune_bert.plan import Site
 from prune_bert.report import words
 from prune_bert.report.plots import BLUE, GREEN, INK, ORANGE, as_png, as_svg, plot_style
+from prune_bert.report.render import markdown_text
+from prune_bert.storage import write_bytes, write_text
 
 _COLOURS = {"layer": BLUE, "attention": ORANGE, "ffn": GREEN}
 
@@ -40,26 +43,27 @@ def scores_plot(scores: Sequence[SiteScores]) -> Figure:
 
 def write_scores(scores: Sequence[SiteScores], model: str, task: str, directory: Path) -> None:
     """Write ``scores.md``, ``scores.png`` and ``scores.svg``."""
+    model, task = plain_text(model), plain_text(task)
     figure = scores_plot(scores)
-    (directory / "scores.png").write_bytes(as_png(figure))
-    (directory / "scores.svg").write_text(as_svg(figure), encoding="utf-8")
+    write_bytes(directory / "scores.png", as_png(figure))
+    write_text(directory / "scores.svg", as_svg(figure))
     headings, rows = _table(scores)
     lines = [
-        f"# What each site of {words.short_name(model)} is worth on {task}",
+        f"# What each site of {markdown_text(words.short_name(model))} is worth on {markdown_text(task)}",
         "",
         "Higher means keep. In brackets: the place in the scorer's order of removal, 1 being the first to go; then the "
         "95 % interval, and after ± the spread over ten calibration batches.",
         "",
-        f"| {' | '.join(headings)} |",
+        f"| {' | '.join(map(markdown_text, headings))} |",
         f"|{' --- |' * len(headings)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(map(markdown_text, row))} |" for row in rows),
         "",
         "![Scores of each site](scores.png)",
         "",
-        *(f"- {one.scorer}: {one.n:,} examples, {words.seconds(one.seconds)}" for one in scores),
+        *(f"- {markdown_text(one.scorer)}: {one.n:,} examples, {words.seconds(one.seconds)}" for one in scores),
         "",
     ]
-    (directory / "scores.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(directory / "scores.md", "\n".join(lines))
 
 
 def print_scores(scores: Sequence[SiteScores], console: Console | None = None) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from prune_bert.plain import plain_values
 from prune_bert.report import words
 from prune_bert.report.model import PruningReport
 from prune_bert.report.summary import sentences
@@ -27,7 +28,7 @@ VERDICT_STYLES = {
 
 def print_table(report: PruningReport, console: Console | None = None) -> None:
     """Print the sentences and the table of accuracy against speed, on stdout by default."""
-    console = console or Console()
+    console, report = console or Console(), plain_values(report)
     name, task = words.short_name(report.model.name_or_path), report.task
     console.print(Text(" ".join(sentences(report))), highlight=False)
     console.print()

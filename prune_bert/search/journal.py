@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import SearchError
 from prune_bert.search.racing import LossesOfBatch
+from prune_bert.storage import files
 
 Value = TypeVar("Value")
 
@@ -26,9 +27,12 @@ class Journal:
     `replica` on the processes of a run that do not write.
     """
 
-    def __init__(self, known: Mapping[str, Any], descriptor: int | None = None) -> None:
+    def __init__(
+        self, known: Mapping[str, Any], descriptor: int | None = None, path: str | Path = "journal.jsonl"
+    ) -> None:
         self._known = dict(known)
         self._descriptor = descriptor
+        self._path = Path(path)
 
     @classmethod
     def open(cls, path: str | Path, fingerprint: Mapping[str, Any] | str) -> Journal:
@@ -36,17 +40,18 @@ class Journal:
 
         Raises:
             SearchError: Another process has it open, it belongs to another run, or it is no journal.
+            OutputError: It is a link, or no file.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        files.make_parents(path)
+        descriptor = files.open_for_appending(path)
         try:
             _lock(descriptor, path)
             known = _take_up(descriptor, path, fingerprint)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(known, descriptor)
+        return cls(known, descriptor, path)
 
     @classmethod
     def replica(cls, known: Mapping[str, Any]) -> Journal:
@@ -62,7 +67,7 @@ class Journal:
         """Write values and wait until they are on the disk."""
         lines = [json.dumps({"key": key, "value": value}, default=float) for key, value in values.items()]
         if self._descriptor is not None:
-            _append(self._descriptor, "".join(f"{line}\n" for line in lines))
+            files.append(self._descriptor, "".join(f"{line}\n" for line in lines).encode(), self._path)
         # what a resumed run would read, to the bit
         self._known |= {item["key"]: item["value"] for item in map(json.loads, lines)}
 
@@ -136,13 +141,13 @@ def _take_up(descriptor: int, path: Path, fingerprint: Mapping[str, Any] | str) 
     header = f"{_HEADER}{json.dumps(fingerprint, sort_keys=True, default=str)}}}"
     first, newline, rest = data.partition(b"\n")
     if not newline and (_HEADER.encode().startswith(first) or first.startswith(_HEADER.encode())):
-        os.ftruncate(descriptor, 0)  # killed before the first line was whole, or never begun
-        _append(descriptor, f"{header}\n")
-        _sync_directory(path.parent)
+        files.truncate(descriptor, 0, path)  # killed before the first line was whole, or never begun
+        files.append(descriptor, f"{header}\n".encode(), path)
+        files.sync_directory(path.parent)
         return {}
     _check_header(first, header, path)
     known, good = _values(rest, path)
-    os.ftruncate(descriptor, len(first) + 1 + good)
+    files.truncate(descriptor, len(first) + 1 + good, path)
     return known
 
 
@@ -196,22 +201,3 @@ def _values(data: bytes, path: Path) -> tuple[dict[str, Any], int]:
                     f"line {number + 2} of {str(path)!r} is damaged; delete the journal to start afresh"
                 ) from error
     return known, good
-
-
-def _append(descriptor: int, text: str) -> None:
-    os.lseek(descriptor, 0, os.SEEK_END)
-    data = memoryview(text.encode())
-    while data:
-        data = data[os.write(descriptor, data) :]
-    os.fsync(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the file's name as lasting as its content."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

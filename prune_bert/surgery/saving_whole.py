@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prune_bert.architectures import find_encoder
+from prune_bert.storage import write_text
 from prune_bert.surgery.plain_form import plain_form, portable_obstacle
 from prune_bert.surgery.plain_state import accept_plain_state
 from prune_bert.surgery.probe import SurgeryError
@@ -110,7 +111,7 @@ def write_compact(model: PreTrainedModel, directory: Path, state: Mapping[str, t
         "architectures": [type(model).__name__],
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    (directory / "config.json").write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(directory / "config.json", json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def _distinct(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

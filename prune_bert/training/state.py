@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import random
 import re
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from prune_bert.errors import UserError
+from prune_bert.storage import files
 
 KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
@@ -34,18 +34,13 @@ def save_checkpoint(state_dir: Path, step: int, payload: Mapping[str, Any]) -> P
         ResumeError: The directory cannot be written, or the disk is full; earlier checkpoints remain.
     """
     path = state_dir / f"checkpoint-{step:08d}.pt"
-    temporary = path.with_suffix(".pt.tmp")
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        files.make_parents(path)
+        with files.writing(path) as file:
             torch.save(dict(payload), file)
-            file.flush()
-            os.fsync(file.fileno())  # the new name must not reach the disk before what it stands for
-        temporary.replace(path)
         for old in _checkpoints(state_dir)[:-KEPT]:
-            old.unlink()
+            files.remove_file(old)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
         reason = " ".join(str(error).split())
         raise ResumeError(
             f"cannot write the training checkpoint {path}: {reason}; free some space or give another directory"
@@ -68,8 +63,11 @@ def load_newest(state_dir: Path) -> dict[str, Any] | None:
 
 def clear_checkpoints(state_dir: Path) -> None:
     """Remove every training checkpoint, also half-written ones, and leave other files alone."""
-    for path in [*_checkpoints(state_dir), *state_dir.glob("checkpoint-*.pt.tmp")]:
-        path.unlink(missing_ok=True)
+    for pattern in ("checkpoint-*.pt.tmp", files.TEMPORARY):
+        for path in state_dir.glob(pattern):
+            files.remove_file(path)
+    for path in _checkpoints(state_dir):
+        files.remove_file(path)
 
 
 def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], state_dir: Path) -> None:
