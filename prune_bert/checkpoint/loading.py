@@ -17,12 +17,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from prune_bert.checkpoint.heads import check_architecture
 from prune_bert.checkpoint.pruned import load_pruned
+from prune_bert.checkpoint.shapes import check_shapes
 from prune_bert.checkpoint.sources import CheckpointError, check_hub, check_weights, read_config, resolve
 from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directory
 from prune_bert.lora import merge_adapter
 from prune_bert.surgery import CONFIG_KEY, pruning_record, quiet_transformers
 
+_CHUNKS = "chunk_size_feed_forward"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -93,15 +96,16 @@ def load_model(
     else:
         stored = read_config(directory)
         check_weights(directory, allow_pickle)
+    if new_head is None and require_head:
+        check_architecture(name, stored)
     tokenizer = _load_tokenizer(tokenizer_name or name_or_path, trust_remote_code)
     if directory is not None and CONFIG_KEY in stored and new_head is None:
-        model = load_pruned(directory, dtype=torch.float32, **settings)
+        model = _load_pruned(directory, settings)
     else:
-        labels = None if new_head is None else _head_labels(stored, new_head)
         settings["trust_remote_code"] = trust_remote_code
-        model = _load_classifier(name, settings, labels, require_head)
+        model = _load_classifier(name, settings, _head_labels(stored, new_head), require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
-    return LoadedModel(model, tokenizer, name_or_path, _pruned_notes(model), _lossless(model, stored))
+    return LoadedModel(model, tokenizer, name_or_path, _notes(model), _lossless(model, stored))
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
@@ -116,6 +120,11 @@ def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> 
     return LoadedModel(cast(PreTrainedModel, merged), tokenizer, MODEL_NAME, (note,))
 
 
+def _load_pruned(directory: Path, settings: dict[str, Any]) -> PreTrainedModel:
+    with _readable_errors(str(directory)):
+        return load_pruned(directory, dtype=torch.float32, **settings)
+
+
 def _load_classifier(
     name: str, settings: dict[str, Any], new_head: Sequence[str] | None, require_head: bool = True
 ) -> PreTrainedModel:
@@ -125,10 +134,11 @@ def _load_classifier(
             name,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=bool(head),
+            ignore_mismatched_sizes=True,  # they are refused below, by name
             **head,
             **settings,
         )
+    check_shapes(name, model, info, beside=f"{model.base_model_prefix}." if head else "")
     missing = sorted(info["missing_keys"])
     encoder = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if encoder:
@@ -163,8 +173,10 @@ def _stored_settings(name: str, revision: str) -> dict[str, Any]:
     return dict(stored)
 
 
-def _head_labels(stored: dict[str, Any], labels: Sequence[str]) -> Sequence[str]:
-    """Give a head's labels in the order of the checkpoint's own, where it has just these."""
+def _head_labels(stored: dict[str, Any], labels: Sequence[str] | None) -> Sequence[str] | None:
+    """Return a new head's labels, if any, in the order of the checkpoint's own where it has just these."""
+    if labels is None:
+        return None
     own = [str(label) for _, label in sorted((stored.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
     return own if sorted(own) == sorted(labels) else labels
 
@@ -199,11 +211,23 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _pruned_notes(model: PreTrainedModel) -> tuple[str, ...]:
+def _notes(model: PreTrainedModel) -> tuple[str, ...]:
     record = pruning_record(model.config)
+    chunks = _without_chunks(model)
     if not record.plan:
+        return chunks
+    return (f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers", *chunks)
+
+
+def _without_chunks(model: PreTrainedModel) -> tuple[str, ...]:
+    """Compute feed-forward layers in one part: the same figures, without a rule for the length of a batch."""
+    size = int(getattr(model.config, _CHUNKS, 0) or 0)
+    if not size:
         return ()
-    return (f"the model is pruned already: {record.plan} of {record.original_num_hidden_layers} layers",)
+    for holder in (model.config, *model.modules()):
+        if isinstance(vars(holder).get(_CHUNKS), int):
+            setattr(holder, _CHUNKS, 0)
+    return (f"{_CHUNKS} {size} in the model's config was set to 0: the same results, for sequences of any length",)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from prune_bert.checkpoint.portable import blank_corrections, read_corrections
+from prune_bert.checkpoint.shapes import check_shapes
 from prune_bert.checkpoint.sources import (
     COMPACT_MODEL_TYPE,
     COMPACT_WEIGHTS,
@@ -43,7 +44,11 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
         raise CheckpointError(f"{str(directory)!r} was not written by save_pruned; load it with from_pretrained")
     if data.get("model_type") == COMPACT_MODEL_TYPE:
         return _load_compact(directory, data, dtype, settings)
-    model = _model_class(data, directory).from_pretrained(directory, dtype=dtype or "auto", **settings)
+    read: Any = _model_class(data, directory).from_pretrained  # its type does not know of the second result
+    settings |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model: PreTrainedModel
+    model, info = read(directory, dtype=dtype or "auto", **settings)
+    check_shapes(str(directory), model, info)
     corrections = read_corrections(model)
     before = model.state_dict()
     install_stand_ins(model, pruning_record(model.config).current_stand_ins(), corrections)
