@@ -27,11 +27,13 @@ class Part:
         skipping: What stands in: its input (``"identity"``), zeros where the residual is added outside
             (``"zero"``), or its input unchecked where a later part ignores it (``"ignored"``).
         norm_path: The LayerNorm within the module that stays, or nothing.
+        read_outside: Submodules that the family's code reads although it does not run the module.
     """
 
     path: str
     skipping: Skipping = "identity"
     norm_path: str = ""
+    read_outside: tuple[str, ...] = ()
 
 
 Sublayers = Mapping[tuple[str, NormRule], tuple[Part, ...]]
@@ -63,12 +65,15 @@ class Encoder:
         layers: The list itself.
         architecture: The family's entry, or None for an unknown family.
         model_type: The family's name.
+        reads_all_layers: Linear layers outside of the list, by dotted path, whose inputs are the attention heads of
+            all layers, in order.
     """
 
     path: str
     layers: nn.ModuleList
     architecture: Architecture | None
     model_type: str
+    reads_all_layers: tuple[str, ...] = ()
 
     def parts(self, component: str, norm: NormRule) -> tuple[Part, ...]:
         """Give the parts of a layer that skip one of its sublayers, or the whole of it.
@@ -77,7 +82,7 @@ class Encoder:
             ArchitectureError: If only whole layers of this family are known.
         """
         if component == "layer":
-            return (Part(""),)
+            return (Part("", read_outside=_READ_FROM_LAYERS.get(self.model_type, ())),)
         if self.architecture is None:
             raise ArchitectureError(
                 f"the {component} sublayers of {self.model_type!r} are not known, only its whole layers; families "
@@ -147,6 +152,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
+# Families of which only whole layers are known, and what of their code looks into the list of layers.
+_READERS_OF_ALL_LAYERS: Mapping[str, tuple[str, ...]] = {"esm": ("contact_head.regression",)}
+_READ_FROM_LAYERS: Mapping[str, tuple[str, ...]] = {"xmod": ("output",)}  # its adapters, for their languages
+_SHARED_LAYERS = "num_hidden_groups"  # ALBERT's
+
+
 def find_encoder(model: nn.Module) -> Encoder:
     """Find the encoder layers of a model of transformers.
 
@@ -173,7 +184,7 @@ def find_encoder(model: nn.Module) -> Encoder:
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
         path, layers = _guess(model, model_type, depth)
-        return Encoder(path, layers, None, model_type)
+        return Encoder(path, layers, None, model_type, _readers_of_all_layers(model, model_type))
     path = _prefix(model) + architecture.layers_path
     layers = _module_list(model, path)
     if len(layers) != depth:
@@ -211,9 +222,27 @@ def _module_list(model: nn.Module, path: str) -> nn.ModuleList:
     return layers
 
 
+def _readers_of_all_layers(model: nn.Module, model_type: str) -> tuple[str, ...]:
+    paths = (_prefix(model) + path for path in _READERS_OF_ALL_LAYERS.get(model_type, ()))
+    present = {name for name, _ in model.named_modules()}
+    return tuple(path for path in paths if path in present)
+
+
 def _guess(model: nn.Module, model_type: str, depth: int) -> tuple[str, nn.ModuleList]:
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    fitting = {name: layers for name, layers in lists.items() if len(layers) == depth}
+    groups = int(getattr(model.config, _SHARED_LAYERS, 1) or 1)
+    if groups > 1:
+        raise ArchitectureError(
+            f"{model_type!r} shares {groups} groups of weights among its {depth} layers, and which one a layer uses "
+            "follows from its number: no layer can be taken out alone"
+        )
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and not any(isinstance(item, nn.ModuleList) for item in module)
+    }
+    long_enough = {name: layers for name, layers in lists.items() if len(layers) == depth}
+    inside = tuple(f"{name}." for name in long_enough)  # what a layer is made of is no list of layers
+    fitting = {name: layers for name, layers in long_enough.items() if not name.startswith(inside)}
     if len(fitting) == 1:
         return next(iter(fitting.items()))
     found = ", ".join(f"{name} ({len(layers)})" for name, layers in list(lists.items())[:8]) or "none"

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from prune_bert.checkpoint.shapes import check_shapes
 from prune_bert.checkpoint.sources import CheckpointError
 from prune_bert.errors import UserError
 
@@ -61,7 +62,7 @@ def check_complete(
         CheckpointError: Naming the first of the weights.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    _check_shapes(name, model, info, new_head)
+    check_shapes(name, model, info, beside=_prefix(model) if new_head else "")
     depth = f"config.json says num_hidden_layers {getattr(model.config, 'num_hidden_layers', None)}"
     lacking = _of_encoder(model, missing)
     if lacking:
@@ -85,22 +86,13 @@ def check_complete(
     return ()
 
 
-def _check_shapes(name: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:
-    # an entry is a key in transformers 4, and a key with its two shapes in transformers 5
-    mismatched = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"])
-    odd = _of_encoder(model, mismatched) if new_head else mismatched
-    if odd:
-        shape, more = tuple(model.state_dict()[odd[0]].shape), f" (and {len(odd) - 1} more)" if odd[1:] else ""
-        raise CheckpointError(
-            f"cannot load the model {name!r}: {odd[0]}{more} has another shape in the weights than {shape}, as "
-            "config.json says; is config.json of another model?"
-        )
-
-
 def _of_encoder(model: PreTrainedModel, keys: Iterable[str]) -> list[str]:
     """Return those of a model's own keys that lie in its base model, but for a pooler's."""
-    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    return sorted(key for key in keys if key.startswith(prefix) and "pooler" not in key)
+    return sorted(key for key in keys if key.startswith(_prefix(model)) and "pooler" not in key)
+
+
+def _prefix(model: PreTrainedModel) -> str:
+    return f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
 
 
 def _in_encoder(model: PreTrainedModel, keys: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from prune_bert.checkpoint.completeness import check_complete, check_depth, readable_errors
+from prune_bert.checkpoint.heads import check_architecture
 from prune_bert.checkpoint.pruned import load_with_stand_ins
 from prune_bert.checkpoint.snapshots import hub_snapshot
 from prune_bert.checkpoint.sources import CheckpointError, read_config, resolve
@@ -24,6 +25,7 @@ from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directo
 from prune_bert.lora import merge_adapter
 from prune_bert.surgery import CONFIG_KEY, pruning_record, quiet_transformers
 
+_CHUNKS = "chunk_size_feed_forward"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -93,23 +95,27 @@ def load_model(
         commit = directory.name
     stored = read_config(directory)
     check_depth(name_or_path, stored)
+    if new_head is None and require_head:
+        check_architecture(name_or_path, stored)
     files = weight_files(directory, stored, allow_pickle)
     own_tokenizer = tokenizer_name is None or tokenizer_name == name_or_path
     tokenizer = _load_tokenizer(str(directory) if own_tokenizer else str(tokenizer_name), trust_remote_code)
     labels = None if new_head is None else _head_labels(stored, new_head)
     if stored.get(CONFIG_KEY) is None:
-        settings |= {"trust_remote_code": trust_remote_code}
+        settings["trust_remote_code"] = trust_remote_code
         settings |= {"use_safetensors": True} if all(file.suffix == ".safetensors" for file in files) else {}
-        model, notes = _load_classifier(str(directory), settings, labels, require_head)
-    else:
-        model, notes = _load_pruned_classifier(directory, stored, settings, labels, require_head)
+    model, notes = _load_stored(directory, stored, settings, labels, require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
     return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored), commit)
 
 
-def _load_pruned_classifier(
+def _load_stored(
     directory: Path, stored: dict[str, Any], settings: dict[str, Any], labels: Sequence[str] | None, require_head: bool
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Load a checkpoint, pruned or not; return the model and what a reader of its results should know."""
+    if stored.get(CONFIG_KEY) is None:
+        model, notes = _load_classifier(str(directory), settings, labels, require_head)
+        return model, (*notes, *_without_chunks(model))
     model = load_with_stand_ins(
         directory,
         stored,
@@ -119,7 +125,7 @@ def _load_pruned_classifier(
         dtype=torch.float32,
         settings=settings,
     )
-    return model, _pruned_notes(model, stored[CONFIG_KEY])
+    return model, (*_pruned_notes(model, stored[CONFIG_KEY]), *_without_chunks(model))
 
 
 def _load_embedded(settings: dict[str, Any], new_head: Sequence[str] | None) -> LoadedModel:
@@ -201,7 +207,7 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _pruned_notes(model: PreTrainedModel, stored: Mapping[str, Any]) -> tuple[str, ...]:
+def _pruned_notes(model: PreTrainedModel, stored: Any) -> tuple[str, ...]:
     record = pruning_record(model.config)
     if not record.plan:
         return ()
@@ -211,6 +217,17 @@ def _pruned_notes(model: PreTrainedModel, stored: Mapping[str, Any]) -> tuple[st
     if trained:
         notes.append(f"trained by plain transformers after it was pruned; kept as corrections: {', '.join(trained)}")
     return tuple(notes)
+
+
+def _without_chunks(model: PreTrainedModel) -> tuple[str, ...]:
+    """Compute feed-forward layers in one part: the same figures, without a rule for the length of a batch."""
+    size = int(getattr(model.config, _CHUNKS, 0) or 0)
+    if not size:
+        return ()
+    for holder in (model.config, *model.modules()):
+        if isinstance(vars(holder).get(_CHUNKS), int):
+            setattr(holder, _CHUNKS, 0)
+    return (f"{_CHUNKS} {size} in the model's config was set to 0: the same results, for sequences of any length",)
 
 
 def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prune_bert.checkpoint.portable import check_portable
-from prune_bert.checkpoint.pruned import load_pruned
+from prune_bert.checkpoint.reloading import check_reload
 from prune_bert.checkpoint.sources import CheckpointError
+from prune_bert.profiling import OUTPUT_FLAGS, plain_outputs
 from prune_bert.stand_ins import Identity
 from prune_bert.storage import OutputError, output_directory, staged_directory, write_text
-from prune_bert.surgery import evaluation_mode, pruning_record
+from prune_bert.surgery import Rebuilding, pruning_record
 from prune_bert.surgery.plain_form import plain_model
-from prune_bert.surgery.probe import base_model_inputs
 from prune_bert.surgery.saving_whole import write_compact
 from prune_bert.surgery.seal import sealed
 from prune_bert.surgery.temporary import is_bypassed
@@ -59,7 +57,8 @@ def save_pruned(
             stand-ins that ``drop`` did not put there, or the reload differs.
     """
     _check(model, format)
-    with _staged(output_dir, overwrite) as staging:
+    flags = {name: getattr(model.config, name, value) for name, value in OUTPUT_FLAGS.items()}
+    with _staged(output_dir, overwrite) as staging, plain_outputs(model.config):
         if format == "compact":
             write_compact(model, staging)
         else:
@@ -70,7 +69,8 @@ def save_pruned(
             tokenizer.save_pretrained(staging)
         for name, text in (extra_files or {}).items():
             write_text(staging / name, text)
-        _check_reload(model, staging, format)
+        check_reload(model, staging, format)
+        _write_output_flags(flags, staging)
     return Path(output_dir)
 
 
@@ -94,7 +94,12 @@ def _check(model: PreTrainedModel, format: str) -> None:
         )
     if format == "portable":
         check_portable(model)
-    standing = pruning_record(model.config).current_stand_ins()
+    record = pruning_record(model.config)
+    if len(record.original_layer_indices) < record.original_num_hidden_layers:
+        obstacle = Rebuilding(model).obstacle()
+        if obstacle:
+            raise CheckpointError(f"a model pruned by {record.plan} cannot be saved: {obstacle}")
+    standing = record.current_stand_ins()
     if not standing and any(isinstance(module, Identity) for module in model.modules()):
         raise CheckpointError(
             "the model has identities that drop(model, plan) did not put there; it would reload with random weights "
@@ -102,41 +107,13 @@ def _check(model: PreTrainedModel, format: str) -> None:
         )
 
 
-def _check_reload(model: PreTrainedModel, directory: Path, format: str) -> None:
-    # Neurons in the place of a correction round differently, which in half precision shows.
-    corrected = bool(pruning_record(model.config).corrections)
-    ours = nn.Module.to(copy.deepcopy(model), dtype=torch.float32) if corrected else model
-    settings = {"dtype": ours.dtype, "attn_implementation": model.config._attn_implementation}
-    reloaded: nn.Module
-    if format == "compact":
-        reloaded = load_pruned(directory, **settings)
-    else:
-        reloaded = type(model).from_pretrained(directory, **settings)
-    expected, found = _outputs(ours), _outputs(nn.Module.to(reloaded, device=model.device))
-    # Equal to the last bit, but for a device that chooses another kernel for the zeroed form.
-    close = 1e-4 if corrected else 1e-5
-    if not torch.allclose(expected, found, rtol=close, atol=close, equal_nan=True):
-        worst = (expected - found).abs().max().item()
-        raise CheckpointError(
-            f"the checkpoint reloads with other logits than the model in memory (largest difference {worst:.2g}); "
-            "nothing was written"
-        )
+def _write_output_flags(flags: dict[str, Any], directory: Path) -> None:
+    """Write what the user's config asked of a model's outputs, after the check.
 
-
-def _outputs(model: nn.Module) -> torch.Tensor:
-    base, inputs = base_model_inputs(model)
-    try:
-        with evaluation_mode(model):
-            return _first(model(**inputs))
-    except (
-        ValueError,
-        RuntimeError,
-    ):  # a head that wants more than token ids: the encoder is what was pruned
-        with evaluation_mode(base):
-            return _first(base(**inputs))
-
-
-def _first(output: Any) -> torch.Tensor:
-    first = getattr(output, "logits", None)
-    tensor: torch.Tensor = output[0] if first is None else first
-    return tensor.float()
+    With ``output_attentions`` transformers neither saves nor loads what runs ``sdpa``.
+    """
+    file = directory / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    changed = {name: value for name, value in flags.items() if value is not OUTPUT_FLAGS[name]}
+    if changed:
+        write_text(file, json.dumps(config | changed, indent=2, sort_keys=True) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from prune_bert.evaluation.encoding import EncodedTask, length_sorted_batches
 from prune_bert.evaluation.progress import with_progress
-from prune_bert.profiling import eval_mode
+from prune_bert.profiling import eval_mode, plain_outputs
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -57,7 +58,7 @@ def predict_logits(
     _move(model, accelerator.device)
     run = forward or (lambda batch: logits_of(model(**batch)))
     started = time.perf_counter()
-    with eval_mode(model), torch.inference_mode(), accelerator.autocast():
+    with scoring_mode(model), torch.inference_mode(), accelerator.autocast():
         inputs = _on_device(encoded, mine, accelerator.device, _accepted(model))
         shown = with_progress(mine, description, show=accelerator.is_main_process)
         logits = [run(batch) for batch, _ in zip(inputs, shown, strict=True)]
@@ -66,6 +67,13 @@ def predict_logits(
     indices = np.concatenate(mine) if mine else np.zeros(0, np.int64)
     gathered = gather_object([(indices, rows)])
     return _in_order(gathered, len(encoded)), time.perf_counter() - started
+
+
+@contextmanager
+def scoring_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode without a key-value cache, which plans that share work would share, too."""
+    with eval_mode(model), plain_outputs(getattr(model, "config", None), use_cache=False):
+        yield
 
 
 def _move(model: nn.Module, device: torch.device) -> None:

@@ -14,12 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from prune_bert.architectures import find_encoder
 from prune_bert.evaluation.encoding import EncodedTask, EvaluationError
 from prune_bert.evaluation.evaluating import evaluate, fitting_task, references_of, score_logits
-from prune_bert.evaluation.inference import predict_logits
+from prune_bert.evaluation.inference import predict_logits, scoring_mode
 from prune_bert.evaluation.plan_forward import plan_forward
 from prune_bert.evaluation.plan_tree import PlanTree, plan_tree
 from prune_bert.evaluation.scores import TaskScore
 from prune_bert.plan import PruningPlan
-from prune_bert.profiling import eval_mode
 from prune_bert.surgery import bypass
 from prune_bert.tasks import METRICS, TaskData
 
@@ -69,7 +68,7 @@ def evaluate_plans(
     if not plans:
         return []
     # Stand-ins are made in the mode that they will run in.
-    with eval_mode(model), plan_forward(model, tree) as forward:
+    with scoring_mode(model), plan_forward(model, tree) as forward:
         accelerator = accelerator or Accelerator()
         logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
     scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)

@@ -8,9 +8,12 @@ from transformers import PreTrainedModel
 
 from prune_bert.checkpoint import CheckpointError, CheckpointFormat, directory_bytes, save_pruned, tensor_bytes
 from prune_bert.checkpoint.portable import check_portable
-from prune_bert.config import PruneOptions
+from prune_bert.compensation.fitting import runs_of
+from prune_bert.config import CompensationOptions, PruneOptions, RecoverConfig, RunConfig
 from prune_bert.pipeline.comparing import size_of
 from prune_bert.pipeline.prune_run import PruneRun
+from prune_bert.plan import PruningPlan, Site
+from prune_bert.surgery import Rebuilding
 
 
 def settled_format(config: PruneOptions, dropped: PreTrainedModel) -> CheckpointFormat | None:
@@ -32,6 +35,30 @@ def settled_format(config: PruneOptions, dropped: PreTrainedModel) -> Checkpoint
         return "compact"
     check_portable(dropped)
     return "portable"
+
+
+def check_savable(config: RunConfig | RecoverConfig, model: PreTrainedModel, plan: PruningPlan | None) -> None:
+    """Refuse a plan without whose layers the model could not be saved, in any format, before anything is computed.
+
+    Args:
+        config: Says whether anything will be saved.
+        model: The model.
+        plan: What goes; None where the model came pruned, and stays as it is.
+
+    Raises:
+        CheckpointError: It says which layer would come to stand where, and what could go instead.
+    """
+    if not config.save_model:
+        return
+    obstacle = Rebuilding(model).obstacle(plan, () if plan is None else standing_sites(config, plan))
+    if obstacle:
+        what = "as it is" if plan is None else f"without {plan}"
+        raise CheckpointError(f"the model cannot be saved {what}: {obstacle}; or pass --save_model false")
+
+
+def standing_sites(config: CompensationOptions, plan: PruningPlan) -> tuple[Site, ...]:
+    """List the sites of a plan that leave a stand-in with a correction."""
+    return () if config.compensation == "none" else tuple(run[-1] for run in runs_of(plan))
 
 
 def portable_obstacle(model: PreTrainedModel) -> str:

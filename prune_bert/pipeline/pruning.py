@@ -11,7 +11,7 @@ from prune_bert.config import RunConfig
 from prune_bert.pipeline.calibration import open_calibration
 from prune_bert.pipeline.comparing import compare_states
 from prune_bert.pipeline.compensating import dropped_copy
-from prune_bert.pipeline.keeping import save_and_weigh, settled_format
+from prune_bert.pipeline.keeping import check_savable, save_and_weigh, settled_format
 from prune_bert.pipeline.outputs import run_fingerprint
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.pipeline.reporting import finish_run
@@ -66,6 +66,7 @@ def _begin(config: RunConfig, command: str) -> PruneRun:
         loaded, data, said = session.loaded, session.data, session.notes
     # Every fault of the plan, of its compensation and of the grid shows now, before minutes of work.
     check_droppable(loaded.model, plan)
+    check_savable(config, loaded.model, plan)
     if config.profile:
         check_length(loaded.model, max(config.profile_sequence_lengths))
     checkpoint_format = settled_format(config, dropped_copy(loaded.model, plan, config))

@@ -13,7 +13,7 @@ from prune_bert.compensation import CompensationSettings
 from prune_bert.config import RecoverConfig
 from prune_bert.pipeline.calibration import CalibrationSession, calibration_slice, open_with_train
 from prune_bert.pipeline.compensating import dropped_copy
-from prune_bert.pipeline.keeping import settled_format
+from prune_bert.pipeline.keeping import check_savable, settled_format
 from prune_bert.pipeline.outputs import run_fingerprint
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
@@ -52,6 +52,7 @@ def begin_recovery(config: RecoverConfig, command: str) -> tuple[PruneRun, TaskD
     loaded = session.loaded
     _check_pruned(config, loaded.model, original)
     gone = pruning_record(loaded.model.config).plan if plan is None else plan
+    check_savable(config, loaded.model, plan)
     dropped = loaded.model if plan is None else _tried(config, loaded.model, plan)
     baseline = loaded if original is None else original
     _check_training(session, settings, gone, (dropped, baseline.model), accelerator)

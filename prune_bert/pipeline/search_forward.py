@@ -15,10 +15,9 @@ from prune_bert.architectures import find_encoder
 from prune_bert.compensation.candidates import new_run
 from prune_bert.evaluation import EncodedTask, EvaluationError, TaskScore, evaluate
 from prune_bert.evaluation.evaluating import references_of, score_logits
-from prune_bert.evaluation.inference import logits_of, predict_logits
+from prune_bert.evaluation.inference import logits_of, predict_logits, scoring_mode
 from prune_bert.evaluation.plan_recording import record_forward
 from prune_bert.plan import PruningPlan
-from prune_bert.profiling import eval_mode
 from prune_bert.surgery import Bypass, bypass
 from prune_bert.surgery.swaps import Corrections
 from prune_bert.tasks import METRICS
@@ -68,7 +67,7 @@ def score_group(
     """Evaluate plans that each remove one site more than a base: together, or one by one where they share no work."""
     nn.Module.to(model, accelerator.device)
     try:
-        with eval_mode(model):
+        with scoring_mode(model):
             forward = _GroupForward(model, base, plans)
             size = config.per_device_eval_batch_size
             logits, seconds = predict_logits(model, encoded, accelerator, size, description, forward)

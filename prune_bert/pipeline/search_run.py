@@ -17,6 +17,7 @@ from prune_bert.config import CompensationOptions, SearchConfig
 from prune_bert.evaluation import EncodedTask
 from prune_bert.pipeline.calibration import CalibrationSession
 from prune_bert.pipeline.outputs import run_fingerprint
+from prune_bert.pipeline.search_allowed import SavablePlans
 from prune_bert.pipeline.search_choices import Choices
 from prune_bert.pipeline.search_slices import Slices
 from prune_bert.pipeline.workspace import Workspace
@@ -65,6 +66,7 @@ class SearchRun:
         slices: The model and its data.
         encoded: The slice to choose on, tokenised.
         sites: What may go.
+        savable: Which plans the model can be saved without.
         notes: What a reader of the results should know; grows on the way.
     """
 
@@ -76,6 +78,7 @@ class SearchRun:
     slices: Slices
     encoded: EncodedTask
     sites: tuple[Site, ...]
+    savable: SavablePlans
     notes: list[str]
 
     @property

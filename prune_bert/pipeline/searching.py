@@ -22,6 +22,7 @@ from prune_bert.pipeline.front_points import front_points
 from prune_bert.pipeline.measuring import score_model, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
+from prune_bert.pipeline.search_allowed import SavablePlans
 from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
 from prune_bert.pipeline.search_run import JOURNAL, SearchRun, open_journal, result_fingerprint
@@ -65,8 +66,10 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     check_length(session.loaded.model, config.sequence_length)
     encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
     sites = sites_of(depth, choices.components)
+    savable = SavablePlans(config, session.loaded.model)
+    savable.check(sites)
     said, command = [*notes, *session.notes], shlex.join(argv)
-    run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, said)
+    run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, savable, said)
     fits = open_fits(run)
     with open_journal(config, slices, accelerator) as journal:
         workspace.open(result_fingerprint(config, slices))
@@ -159,6 +162,7 @@ def _options(
         per_call = (choices.width or 1) * (len(run.sites) + 1)  # a step at once, so that it is fitted at once
     options: dict[str, Any] = {
         "norm": run.config.norm,
+        "allowed": run.savable,
         "progress": scorer.tell,
         "plans_per_call": max(32, per_call if choices.compensation is not None else min(256, per_call)),
     }

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from prune_bert.profiling.inputs import check_length, longest_sequence
     from prune_bert.profiling.latency import Variant, profile_model
     from prune_bert.profiling.machine import environment
-    from prune_bert.profiling.running import eval_mode
+    from prune_bert.profiling.running import OUTPUT_FLAGS, eval_mode, plain_outputs
     from prune_bert.profiling.size import measure_size
 
 __all__ = [
+    "OUTPUT_FLAGS",
     "LatencyPoint",
     "ModelSize",
     "ProfilingError",
@@ -27,10 +28,12 @@ __all__ = [
     "eval_mode",
     "longest_sequence",
     "measure_size",
+    "plain_outputs",
     "profile_model",
 ]
 
 _HOMES = {
+    "OUTPUT_FLAGS": "running",
     "Variant": "latency",
     "profile_model": "latency",
     "measure_size": "size",
@@ -38,6 +41,7 @@ _HOMES = {
     "check_length": "inputs",
     "eval_mode": "running",
     "longest_sequence": "inputs",
+    "plain_outputs": "running",
 }
 
 

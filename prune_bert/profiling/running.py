@@ -15,16 +15,51 @@ from prune_bert.profiling.records import ProfilingError
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# What a config may set that changes the form of a model's outputs, and nothing that it computes.
+OUTPUT_FLAGS = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model and all its parts into eval mode, and each part back into its own mode on leaving."""
+    """Put a model and all its parts into eval mode, and each part back into its own mode on leaving.
+
+    Flags in the model's config that only ask for further outputs are off meanwhile (see `plain_outputs`).
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield model
+        with plain_outputs(getattr(model, "config", None)):
+            yield model
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def plain_outputs(config: Any, **further: Any) -> Iterator[None]:
+    """Turn off the flags of a config that ask for further outputs, or for a tuple, and restore them on leaving.
+
+    With ``"output_attentions": true`` transformers refuses to save a model that runs ``sdpa``, and with
+    ``"return_dict": false`` some of its heads fail.
+
+    Args:
+        config: A model's config, or None.
+        **further: Other flags to set meanwhile, where the config has them, such as ``use_cache=False``.
+    """
+    wanted = {**OUTPUT_FLAGS, **further}
+    changed = {name: value for name, value in wanted.items() if getattr(config, name, value) != value}
+    before = dict(vars(config)) if changed else {}
+    for name, value in changed.items():
+        setattr(config, name, value)
+    touched = {name for name, value in vars(config).items() if before.get(name) is not value} if changed else set()
+    try:
+        yield
+    finally:
+        for name in touched:  # not by setattr: transformers would validate, and refuse what the user has set
+            if name in before:
+                vars(config)[name] = before[name]
+            else:
+                vars(config).pop(name, None)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:

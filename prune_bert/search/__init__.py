@@ -9,13 +9,14 @@ from prune_bert.search.objective import Evaluated, Objective, OnProgress, Search
 from prune_bert.search.orders import POSITIONAL_ORDERS, removal_order
 from prune_bert.search.racing import Cut, LossesOfBatch, RaceResult, Racing, calibration_batches, race
 from prune_bert.search.results import SearchResult
-from prune_bert.search.sites import layer_sites, layers_left, sites_of, sublayer_sites
+from prune_bert.search.sites import Allowed, layer_sites, layers_left, next_plans, sites_of, sublayer_sites
 from prune_bert.search.strategies import STRATEGIES, beam, greedy, one_shot, search_plans, sublayer
 
 __all__ = [
     "EXHAUSTIVE_LIMIT",
     "POSITIONAL_ORDERS",
     "STRATEGIES",
+    "Allowed",
     "Budget",
     "Candidate",
     "Cut",
@@ -42,6 +43,7 @@ __all__ = [
     "journaled_losses",
     "layer_sites",
     "layers_left",
+    "next_plans",
     "one_shot",
     "pareto_front",
     "race",

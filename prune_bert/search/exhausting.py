@@ -12,7 +12,7 @@ from prune_bert.search.ledger import PLANS_PER_CALL, Ledger
 from prune_bert.search.objective import Evaluated, Objective, OnProgress, SearchError
 from prune_bert.search.racing import Racing
 from prune_bert.search.results import SearchResult
-from prune_bert.search.sites import checked_sites, preference
+from prune_bert.search.sites import Allowed, checked_sites, preference
 
 EXHAUSTIVE_LIMIT = 16
 
@@ -72,6 +72,7 @@ def exhaustive(
     keep: int = 8,
     seconds_unpruned: float | None = None,
     norm: NormRule = "keep",
+    allowed: Allowed | None = None,
     progress: OnProgress | None = None,
     plans_per_call: int = PLANS_PER_CALL,
 ) -> SearchResult:
@@ -85,6 +86,7 @@ def exhaustive(
         keep: With racing, how many plans of each size are evaluated in full at least.
         seconds_unpruned: The objective's time for the unpruned model, for the estimate in the refusal.
         norm: The norm rule of the plans.
+        allowed: Which plans may be chosen; by default all.
         progress: Told how far it is.
         plans_per_call: Plans in one call of the objective.
 
@@ -97,6 +99,8 @@ def exhaustive(
     _check(sites, cost)
     ledger = Ledger(objective, cost.plans, progress, plans_per_call)
     groups = [[PruningPlan(chosen, norm) for chosen in combinations(sites, size)] for size in _sizes(len(sites), sizes)]
+    if allowed is not None:
+        groups = [fine for group in groups if (fine := [plan for plan in group if not plan or allowed(plan)])]
     races = [] if racing is None else [ledger.race(group, racing, keep=keep) for group in groups]
     if racing is None:
         ledger(plan for group in groups for plan in group)

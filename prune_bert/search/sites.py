@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prune_bert.plan import COMPONENTS, Component, PruningPlan, Site
 from prune_bert.search.names import unknown_name
 from prune_bert.search.objective import SearchError
+
+Allowed = Callable[[PruningPlan], bool]
+"""Tells whether a plan may be chosen at all, such as by whether the model can be saved without its layers."""
+
+# In families whose layers take turns in two or more kinds, so many neighbours at most have to go together.
+_LONGEST_RUN = 12
 
 # Half of a layer each, where nothing was measured.
 _SHARES: Mapping[Component, float] = {"layer": 2.0, "attention": 1.0, "ffn": 1.0}
@@ -65,10 +71,28 @@ def extended(plan: PruningPlan, site: Site) -> PruningPlan:
     return PruningPlan((*kept, site), plan.norm)
 
 
-def next_plans(plan: PruningPlan, sites: Iterable[Site]) -> list[PruningPlan]:
-    """Give every plan that removes one more of the sites."""
+def next_plans(plan: PruningPlan, sites: Sequence[Site], allowed: Allowed | None = None) -> list[PruningPlan]:
+    """List every plan that removes one more of the sites.
+
+    Where that is not allowed, as many of the sites that follow go with it as make it so: in ModernBERT, where every
+    third layer attends globally, three layers go at a time.
+    """
     gone = set(plan.layers())
-    return [extended(plan, site) for site in sites if site not in plan and site.layer not in gone]
+    left = [site for site in sites if site not in plan and site.layer not in gone]
+    if allowed is None:
+        return [extended(plan, site) for site in left]
+    found = (_nearest_allowed(plan, left[start:], allowed) for start in range(len(left)))
+    return list(dict.fromkeys(one for one in found if one is not None))
+
+
+def _nearest_allowed(plan: PruningPlan, sites: Sequence[Site], allowed: Allowed) -> PruningPlan | None:
+    """Remove the first site, and with it the fewest of those of its kind that follow; None where none will do."""
+    alike = [site for site in sites if site.component == sites[0].component]
+    for site in alike[:_LONGEST_RUN]:
+        plan = extended(plan, site)
+        if allowed(plan):
+            return plan
+    return None
 
 
 def forward_order(plan: PruningPlan) -> tuple[tuple[float, int], ...]:

@@ -14,7 +14,7 @@ from prune_bert.search.names import unknown_name
 from prune_bert.search.objective import Evaluated, Objective, OnProgress, SearchError
 from prune_bert.search.racing import Racing
 from prune_bert.search.results import SearchResult
-from prune_bert.search.sites import Savings, checked_sites, extended, increase, next_plans, preference, price
+from prune_bert.search.sites import Allowed, Savings, checked_sites, increase, next_plans, preference, price
 
 
 def one_shot(
@@ -24,6 +24,7 @@ def one_shot(
     scores: Mapping[Site, float],
     max_removed: int | None = None,
     norm: NormRule = "keep",
+    allowed: Allowed | None = None,
     progress: OnProgress | None = None,
     plans_per_call: int = PLANS_PER_CALL,
 ) -> SearchResult:
@@ -35,6 +36,7 @@ def one_shot(
         scores: The importance of each site, higher meaning keep; of equal ones the later site goes first.
         max_removed: The most sites to remove; by default all.
         norm: The norm rule of the plans.
+        allowed: Which plans may be chosen; by default all. Sites that may not go alone go with their neighbours.
         progress: Told how far it is.
         plans_per_call: Plans in one call of the objective.
 
@@ -46,10 +48,8 @@ def one_shot(
     if missing:
         raise SearchError(f"{missing[0]} has no score; one_shot needs one for each of the {len(sites)} sites")
     plans = [PruningPlan((), norm)]
-    for site in sorted(sites, key=lambda site: (scores[site], preference(PruningPlan((site,))))):
-        if site.layer not in plans[-1].layers():
-            plans.append(extended(plans[-1], site))
-    plans = plans[: _steps(sites, max_removed) + 1]
+    while found := _within(next_plans(plans[-1], sites, allowed), _steps(sites, max_removed), len(plans)):
+        plans.append(min(found, key=_by_scores(plans[-1], scores)))
     ledger = Ledger(objective, len(plans), progress, plans_per_call)
     path = tuple(ledger(plans))
     return SearchResult("one_shot", ledger.evaluated, path, seconds=ledger.seconds)
@@ -63,6 +63,7 @@ def greedy(
     max_removed: int | None = None,
     until: Callable[[Evaluated], bool] | None = None,
     norm: NormRule = "keep",
+    allowed: Allowed | None = None,
     progress: OnProgress | None = None,
     plans_per_call: int = PLANS_PER_CALL,
 ) -> SearchResult:
@@ -79,6 +80,7 @@ def greedy(
         max_removed: The most steps; by default until nothing is left to remove.
         until: Ends the search after the first step for which it is true.
         norm: The norm rule of the plans.
+        allowed: Which plans may be chosen; by default all. Sites that may not go alone go with their neighbours.
         progress: Told how far it is.
         plans_per_call: Plans in one call of the objective.
 
@@ -88,10 +90,10 @@ def greedy(
     sites, saved = checked_sites(sites), Savings(checked_sites(sites), costs)
     steps, n = _steps(sites, max_removed), len(sites)
     ledger = Ledger(objective, 1 + sum(n - step for step in range(steps)), progress, plans_per_call)
-    path = _start(ledger, sites, norm)
-    for _ in range(steps):
+    path = _start(ledger, sites, norm, allowed)
+    for step in range(steps):
         here = path[-1]
-        found = ledger(next_plans(here.plan, sites))
+        found = ledger(_within(next_plans(here.plan, sites, allowed), steps, step + 1))
         if not found:
             break
         path.append(min(found, key=_rank(here, saved)))
@@ -109,6 +111,7 @@ def beam(
     max_removed: int | None = None,
     racing: Racing | None = None,
     norm: NormRule = "keep",
+    allowed: Allowed | None = None,
     progress: OnProgress | None = None,
     plans_per_call: int = PLANS_PER_CALL,
 ) -> SearchResult:
@@ -124,6 +127,7 @@ def beam(
         max_removed: The most steps; by default until nothing is left to remove.
         racing: Evaluate each step's plans by a race, whose losses must have the objective as their mean.
         norm: The norm rule of the plans.
+        allowed: Which plans may be chosen; by default all. Sites that may not go alone go with their neighbours.
         progress: Told how far it is.
         plans_per_call: Plans in one call of the objective.
 
@@ -133,23 +137,26 @@ def beam(
     if width < 1:
         raise SearchError(f"the width of a beam is at least 1, not {width}")
     sites, saved = checked_sites(sites), Savings(checked_sites(sites), costs)
-    steps, n = _steps(sites, max_removed), len(sites)
-    at_most = 1 + sum(min(width, math.comb(n, step)) * (n - step) for step in range(steps))
-    ledger = Ledger(objective, at_most, progress, plans_per_call)
-    path = _start(ledger, sites, norm) if racing is None else ledger([PruningPlan((), norm)])
+    steps = _steps(sites, max_removed)
+    ledger = Ledger(objective, _most_of_a_beam(len(sites), steps, width), progress, plans_per_call)
+    path = _start(ledger, sites, norm, allowed) if racing is None else ledger([PruningPlan((), norm)])
     frontier, rank, races = list(path), _rank(path[0], saved), []
-    for _ in range(steps):
-        plans = dict.fromkeys(plan for kept in frontier for plan in next_plans(kept.plan, sites))
+    for step in range(steps):
+        further = [plan for kept in frontier for plan in next_plans(kept.plan, sites, allowed)]
+        plans = dict.fromkeys(_within(further, steps, step + 1))
         if not plans:
             break
-        if racing is None:
-            found = ledger(plans)
-        else:
+        if racing is not None:
             races.append(ledger.race(plans, racing, keep=width, saved=saved))
-            found = list(races[-1].survivors)
+        found = ledger(plans) if racing is None else list(races[-1].survivors)
         frontier = sorted(found, key=rank)[:width]
         path.append(frontier[0])
     return SearchResult("beam", ledger.evaluated, tuple(path), tuple(races), ledger.seconds)
+
+
+def _most_of_a_beam(sites: int, steps: int, width: int) -> int:
+    """Count the plans that a beam meets at most."""
+    return 1 + sum(min(width, math.comb(sites, step)) * (sites - step) for step in range(steps))
 
 
 def sublayer(objective: Objective, sites: Iterable[Site], *, width: int | None = None, **options: Any) -> SearchResult:
@@ -191,10 +198,25 @@ def _steps(sites: Sequence[Site], max_removed: int | None) -> int:
     return len(sites) if max_removed is None else min(max_removed, len(sites))
 
 
-def _start(ledger: Ledger, sites: Sequence[Site], norm: NormRule) -> list[Evaluated]:
+def _within(plans: Iterable[PruningPlan], most: int, step: int) -> list[PruningPlan]:
+    """Leave out plans beyond the most sites to remove; those that go one at a time are as many as the steps."""
+    return [plan for plan in plans if step <= most and len(plan) <= most]
+
+
+def _by_scores(base: PruningPlan, scores: Mapping[Site, float]) -> Callable[[PruningPlan], tuple[Any, ...]]:
+    """Rank plans by the mean score of what they remove beyond a base."""
+
+    def key(plan: PruningPlan) -> tuple[Any, ...]:
+        added = plan - base
+        return math.fsum(scores[site] for site in added) / len(added), preference(added)
+
+    return key
+
+
+def _start(ledger: Ledger, sites: Sequence[Site], norm: NormRule, allowed: Allowed | None) -> list[Evaluated]:
     """Evaluate the unpruned model together with the plans of the first step, with which it shares work."""
     nothing = PruningPlan((), norm)
-    return ledger([nothing, *next_plans(nothing, sites)])[:1]
+    return ledger([nothing, *_within(next_plans(nothing, sites, allowed), len(sites), 1)])[:1]
 
 
 def _rank(base: Evaluated, saved: Savings) -> Callable[[Evaluated], tuple[Any, ...]]:

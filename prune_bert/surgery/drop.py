@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from prune_bert.architectures import Encoder, find_encoder
-from prune_bert.plan import PruningPlan, Site
-from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode
+from prune_bert.plan import PruningPlan
+from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode, own_faults_told
+from prune_bert.surgery.rebuild import INDEX_NAMES, per_layer_lists, settable_depth, whole_layers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.saving_whole import save_whole_from_now_on
 from prune_bert.surgery.swaps import Corrections, Swap, install_stand_ins, put
@@ -40,13 +42,14 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
         return model
     found = dict(corrections or {})
     check_droppable(model, plan)
-    plan = _whole_layers(plan, found)
+    plan = whole_layers(plan, found)
     encoder = find_encoder(model)
     record = pruning_record(model.config).extended(plan, {site: one.correction.spec for site, one in found.items()})
     with bypass(model, plan, found):
         expected = _hidden_states(model)
     standing = PruningPlan(tuple(site for site in plan if site.component != "layer" or site in found), plan.norm)
     stand_ins = install_stand_ins(model, standing, found)
+    stand_ins += _heads_of_all_layers(model, encoder, plan - standing)
     settings = _delete_layers(model, encoder, plan - standing, record)
     hidden = _hidden_states(model)
     if not torch.allclose(hidden, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
@@ -68,20 +71,14 @@ def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
     """
     if is_bypassed(model):
         raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before drop")
-    depth, gone = len(find_encoder(model).layers), len(_whole_layers(plan, {}).layers())
+    depth, gone = len(find_encoder(model).layers), len(whole_layers(plan, {}).layers())
     if gone >= depth:
         raise SurgeryError(f"{plan} removes all {depth} layers; a model keeps at least one layer")
+    obstacle = settable_depth(model.config) if gone else ""
+    if obstacle:
+        family = find_encoder(model).model_type
+        raise SurgeryError(f"the number of layers of a {family} cannot be changed ({obstacle}): bypass them instead")
     bypass(model, plan)
-
-
-def _whole_layers(plan: PruningPlan, corrections: Corrections) -> PruningPlan:
-    """Turn both exact-identity sublayers of a layer into the layer: the same function, and plainly portable."""
-    if plan.norm != "skip":
-        return plan
-    sublayers = [site for site in plan.sublayers() if site not in corrections]
-    whole = {a.layer for a in sublayers for f in sublayers if a.layer == f.layer and a.component < f.component}
-    kept = tuple(site for site in plan if site.layer not in whole)
-    return PruningPlan(kept + tuple(Site(layer) for layer in whole), plan.norm)
 
 
 def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record: PruningRecord) -> dict[str, Any]:
@@ -93,8 +90,23 @@ def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record
     put(model, encoder.path, layers)
     _renumber(layers)
     values = {"num_hidden_layers": len(kept), CONFIG_KEY: record.to_json()}
-    values |= _per_layer_lists(model.config, len(encoder.layers), kept)
+    values |= per_layer_lists(model.config, len(encoder.layers), kept)
     return _set_config(model.config, values)
+
+
+def _heads_of_all_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan) -> list[Swap]:
+    """Take the columns of removed layers out of what reads the attention of every layer, such as ESM's contact head."""
+    depth, gone, swaps = len(encoder.layers), set(plan.layers()), []
+    for path in encoder.reads_all_layers if gone else ():
+        original = cast(nn.Linear, model.get_submodule(path))
+        rows = original.weight.reshape(len(original.weight), depth, -1)  # (out, layers, heads)
+        kept = rows[:, [index for index in range(depth) if index not in gone]].flatten(1)
+        shorter = copy.copy(original)
+        shorter._parameters = {**original._parameters, "weight": nn.Parameter(kept.detach().clone())}
+        shorter.in_features = kept.shape[1]
+        put(model, path, shorter)
+        swaps.append(Swap(path, original, shorter))
+    return swaps
 
 
 def _undo(model: nn.Module, encoder: Encoder, stand_ins: list[Swap], settings: dict[str, Any]) -> None:
@@ -111,14 +123,9 @@ def _renumber(layers: nn.ModuleList) -> None:
     """Tell the modules that know their own index (for a key-value cache) their new one."""
     for index, layer in enumerate(layers):
         for module in layer.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                vars(module)["layer_idx"] = index
-
-
-def _per_layer_lists(config: Any, depth: int, kept: list[int]) -> dict[str, list[Any]]:
-    """Give the shortened lists of a config that hold one entry a layer, such as ``layer_types``."""
-    lists = {name: value for name, value in vars(config).items() if isinstance(value, list) and "layer" in name}
-    return {name: [value[index] for index in kept] for name, value in lists.items() if len(value) == depth}
+            for name in INDEX_NAMES:
+                if isinstance(vars(module).get(name), int):
+                    vars(module)[name] = index
 
 
 def _set_config(config: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +137,6 @@ def _set_config(config: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def _hidden_states(model: nn.Module) -> torch.Tensor:
     base, inputs = base_model_inputs(model)
-    with evaluation_mode(base):
+    with evaluation_mode(base), own_faults_told(base):
         hidden: torch.Tensor = base(**inputs)[0]
     return hidden

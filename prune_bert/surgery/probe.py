@@ -14,6 +14,7 @@ from torch import nn
 from prune_bert.errors import UserError
 from prune_bert.profiling import eval_mode
 from prune_bert.stand_ins import ATTENTIONS_FLAG, forward_parameters
+from prune_bert.surgery.probe_inputs import probe_inputs
 
 
 class SurgeryError(UserError, ValueError):
@@ -50,21 +51,23 @@ class Observation:
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 
+# What the code of a family raises where it cannot make sense of its inputs.
+_FAULTS = (AssertionError, AttributeError, ImportError, LookupError, NameError, RuntimeError, TypeError, ValueError)
+
 
 def base_model_inputs(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     """Give the base model of a transformers model (all layers live in it) and small inputs for it.
 
     Raises:
-        SurgeryError: If the model offers no dummy inputs.
+        SurgeryError: If the model offers no dummy inputs, and its config does not say what shape its inputs have.
     """
-    base = getattr(model, "base_model", model)
-    dummies = getattr(model, "dummy_inputs", None)
-    if not isinstance(dummies, Mapping) or "input_ids" not in dummies:
-        raise SurgeryError(f"{type(model).__name__} offers no dummy inputs to learn its layers' return forms from")
-    device = next(model.parameters()).device
-    vocabulary = int(getattr(model.config, "vocab_size", 0)) or 8
-    tokens = torch.as_tensor(dummies["input_ids"]).remainder(vocabulary).to(device)
-    return base, {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    inputs = probe_inputs(model)
+    if inputs is None:
+        raise SurgeryError(
+            f"{type(model).__name__} offers no dummy inputs to learn its layers' return forms from, and the shape of "
+            "its inputs is not known"
+        )
+    return getattr(model, "base_model", model), dict(inputs)
 
 
 def observe(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Observation]:
@@ -108,7 +111,7 @@ def _watch(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -
 
     handles = [m.register_forward_hook(remember(path), with_kwargs=True) for path, m in modules.items()]
     try:
-        with evaluation_mode(model), quiet_transformers():
+        with evaluation_mode(model), quiet_transformers(), own_faults_told(model):
             _call(model, inputs)
     finally:
         for handle in handles:
@@ -121,6 +124,28 @@ def _watch(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+@contextmanager
+def own_faults_told(model: nn.Module) -> Iterator[None]:
+    """Turn what a model's own forward raises on inputs that do not suit it into a SurgeryError.
+
+    Out of memory stays as it is, and so does whatever else says nothing of the inputs.
+
+    Raises:
+        SurgeryError: It names the family and the cause.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except _FAULTS as error:
+        family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        cause = " ".join(str(error).split())[:160]
+        raise SurgeryError(
+            f"{family!r} fails in its own forward on probing inputs ({type(error).__name__}: {cause}), so its layers "
+            "cannot be replaced here"
+        ) from error
 
 
 @contextmanager

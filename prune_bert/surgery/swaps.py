@@ -36,7 +36,7 @@ class Swap:
 
     path: str
     original: nn.Module
-    stand_in: Identity
+    stand_in: nn.Module
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _stand_in(
         return stand_in_for(place.module, argument, ReturnForm())
     form = _form(owner, argument, observation.plain)
     attentive = observation.with_attentions
-    return stand_in_for(
+    stand_in = stand_in_for(
         place.module,
         argument,
         form,
@@ -167,6 +167,9 @@ def _stand_in(
         recorders=_recorders(place, seen, recorded),
         fitted=fitted if place.carries else None,
     )
+    for name in place.part.read_outside:  # seen there, and no part of the model: its weights are not the stand-in's
+        vars(stand_in)[name] = place.module.get_submodule(name)
+    return stand_in
 
 
 def _form(owner: str, argument: Argument, call: Call) -> ReturnForm:
