@@ -4,8 +4,10 @@
 neither torch nor pydantic nor yaml.
 """
 
+from prune_bert.config.changes import Change, changes, summary
 from prune_bert.config.checking import Config, ConfigError
 from prune_bert.config.compensating import CompensationForm, CompensationOptions
+from prune_bert.config.effects import Effect, effect_of, settings_with
 from prune_bert.config.fields import Group, groups
 from prune_bert.config.loading import dump, load_config
 from prune_bert.config.options import (
@@ -43,10 +45,12 @@ __all__ = [
     "BenchmarkConfig",
     "BudgetOptions",
     "CalibrationOptions",
+    "Change",
     "CompensationForm",
     "CompensationOptions",
     "Config",
     "ConfigError",
+    "Effect",
     "EvaluateConfig",
     "Group",
     "ModelOptions",
@@ -67,7 +71,11 @@ __all__ = [
     "TrackingOptions",
     "TrainConfig",
     "TrainOptions",
+    "changes",
     "dump",
+    "effect_of",
     "groups",
     "load_config",
+    "settings_with",
+    "summary",
 ]

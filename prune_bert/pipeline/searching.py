@@ -22,9 +22,10 @@ from prune_bert.pipeline.front_points import front_points
 from prune_bert.pipeline.measuring import score_model, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
-from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, result_fingerprint
+from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, search_fingerprints
 from prune_bert.pipeline.search_slices import open_slices
 from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
@@ -51,10 +52,11 @@ _SECONDS_A_CALL = 20.0
 _STEADY = 1.15  # timings of one model on a quiet machine differ by less
 
 
+@own_accelerate_state()
 def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     """Run the ``search`` verb: ``search.json``, the front as page, text and plot, and ``chosen_plan.json``."""
     choices = settle(config)
-    accelerator, notes = open_accelerator(config)
+    config, accelerator, notes = open_accelerator(config)
     workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
     scorer = SCORERS[choices.scorer]
     needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
@@ -68,8 +70,9 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     said, command = [*notes, *session.notes], shlex.join(argv)
     run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, said)
     fits = open_fits(run)
-    with open_journal(config, slices, accelerator) as journal:
-        workspace.open(result_fingerprint(config, slices))
+    of_values, of_steps = search_fingerprints(config, slices, accelerator)
+    with open_journal(config, of_values, accelerator) as journal:
+        workspace.open(of_steps)
         report = _search(run, journal, fits)
     target = workspace.finish()
     if accelerator.is_main_process:
@@ -285,7 +288,7 @@ def _report(
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "command": run.command,
             "environment": {
-                **environment(run.accelerator.device, config.mixed_precision),
+                **environment(run.accelerator.device, run.accelerator.mixed_precision),
                 "processes": run.accelerator.num_processes,
             },
             "config": config_dict(config),

@@ -18,18 +18,21 @@ from prune_bert.checkpoint import LoadedModel, load_model
 from prune_bert.config import TrainConfig
 from prune_bert.evaluation import TaskScore, encode
 from prune_bert.lora import add_lora, save_adapter
+from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.measuring import score_model, show_score
-from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
+from prune_bert.pipeline.outputs import config_dict, write_config
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.session import load_data, model_settings, open_accelerator
-from prune_bert.pipeline.workspace import Workspace, working_directory
+from prune_bert.pipeline.workspace import STATE, Workspace, working_directory
 from prune_bert.profiling import environment
 from prune_bert.tasks import TaskData, align_labels
 from prune_bert.training import TrainResult, TrainSettings, train
 
 
+@own_accelerate_state()
 def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     """Run the ``train`` verb: a model directory that every other verb loads, and ``training.json`` beside it."""
-    accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
+    config, accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
     workspace = Workspace(config.output_dir, config.overwrite_output_dir, accelerator)
     data = load_data(config, ("train", config.eval_split), _limits(config))
     spec = data["train"].spec
@@ -40,7 +43,10 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     if config.lora_rank:
         set_seed(config.seed)
         model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
-    workspace.open(run_fingerprint(config, model, train_data))
+    models = {"model": model_fingerprint(model, loaded.tokenizer)}
+    digests = {"train": data_fingerprint(train_data), "validation": data_fingerprint(validation)}
+    fingerprint = Fingerprints(config, accelerator, models).of_training(digests)
+    workspace.open(fingerprint, resume=config.resume, precious=STATE, training=fingerprint)
     score = _scorer(config, accelerator, loaded, validation)
     result = train(
         model,
@@ -48,7 +54,7 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
         loaded.tokenizer,
         _settings(config),
         accelerator=accelerator,
-        state_dir=workspace.directory / "state",
+        state_dir=workspace.directory / STATE,
         validation=lambda trained: _headline(score(trained)),
     )
     final = score(model)
@@ -57,7 +63,7 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
         notes = (*notes, *((note,) if note else ()))
         _write_record(config, argv, workspace.directory, result, final, notes, accelerator)
     _tell_trackers(config, accelerator, result, final)
-    target = workspace.finish(drop=("state",))
+    target = workspace.finish(drop=(STATE,))
     if accelerator.is_main_process:
         _show(result, final, target)
     return 0
@@ -117,7 +123,7 @@ def _write_record(
         "notes": list(notes),
         "config": config_dict(config),
         "environment": {
-            **environment(accelerator.device, config.mixed_precision),
+            **environment(accelerator.device, accelerator.mixed_precision),
             "processes": accelerator.num_processes,
         },
     }

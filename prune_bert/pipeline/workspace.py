@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +16,13 @@ from accelerate.utils import broadcast_object_list
 from prune_bert.checkpoint import replace_directory
 from prune_bert.checkpoint.staging import check_output_dir
 from prune_bert.errors import UserError
+from prune_bert.pipeline.resuming import Marker, afresh, differences, keeps_training
 
 Result = TypeVar("Result")
 
 _STEPS = "steps"
+STATE = "state"
+"""The subdirectory of the working directory in which a training keeps its checkpoints."""
 
 
 class WorkspaceError(UserError):
@@ -40,19 +43,28 @@ class Workspace:
         self._accelerator = accelerator
         self._lock: Any = None
 
-    def open(self, fingerprint: Mapping[str, Any], *, resume: bool = True, precious: str | None = None) -> bool:
-        """Make the directory, or take up the one of a killed run with the same fingerprint.
+    def open(
+        self,
+        fingerprint: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        precious: str | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Make the directory, or take up what a killed run has left of which the fingerprint is the same.
 
         Args:
-            fingerprint: What the results depend on.
+            fingerprint: What the finished steps depend on.
             resume: Take up what is there; otherwise start afresh.
             precious: A subdirectory of training checkpoints: another run's are not thrown away unasked.
+            training: What that training depends on: with steps of another fingerprint it is kept all the same.
 
         Returns:
-            Whether there is something to resume.
+            Whether there are finished steps to resume from.
 
         Raises:
-            WorkspaceError: If a living process is at work in it, it cannot be made, or it holds another run's training.
+            WorkspaceError: If a living process is at work in it, or it cannot be made.
+            ResumingError: If it holds another run's training.
         """
         resumed = False
         if self._accelerator.is_main_process:
@@ -63,17 +75,25 @@ class Workspace:
                     f"output_dir {str(self.target)!r} cannot be made there ({error.strerror}); choose another"
                 ) from error
             self._lock = _lock(self.directory)
-            digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
-            marker = self.directory / "fingerprint"
-            if resume and marker.is_file() and marker.read_text() == digest:
-                resumed = (self.directory / _STEPS).is_dir() and any((self.directory / _STEPS).iterdir())
-            else:
-                if resume and precious is not None:
-                    _refuse_training(self.directory, precious)
-                _empty(self.directory)
-                (self.directory / _STEPS).mkdir()
-                _write(marker, digest)
+            resumed = self._take_up(Marker(fingerprint, training or {}), resume, precious)
         return bool(self._same_everywhere(resumed))
+
+    def _take_up(self, wanted: Marker, resume: bool, precious: str | None) -> bool:
+        """Keep what is valid, throw the rest away, and record what this run depends on."""
+        file, steps = self.directory / "fingerprint", self.directory / _STEPS
+        stored = Marker.read(file) if resume else None
+        finished = steps.is_dir() and any(steps.iterdir())
+        kept = resume and precious is not None and keeps_training(self.directory, precious, stored, wanted)
+        if stored is not None and steps.is_dir() and not differences(stored.steps, wanted.steps):
+            return finished
+        if stored is not None and stored.steps and finished:
+            sys.stderr.write(f"note: {afresh(self.directory, stored, wanted, kept=kept)}\n")
+        # a kill from here on leaves no step, and no training, under a wrong fingerprint
+        _write(file, Marker({}, wanted.state if kept else {}).text())
+        _empty(self.directory, {file.name, *((precious,) if kept and precious is not None else ())})
+        steps.mkdir()
+        _write(file, wanted.text())
+        return False
 
     def step(
         self,
@@ -144,22 +164,9 @@ def _lock(directory: Path) -> Any:
     return file
 
 
-def _refuse_training(directory: Path, name: str) -> None:
-    """Keep the hours of training that a run with other settings has left.
-
-    Raises:
-        WorkspaceError: There are some.
-    """
-    if any((directory / name).rglob("checkpoint-*.pt")):
-        raise WorkspaceError(
-            f"{str(directory)!r} holds the unfinished training of another run (other settings, model or data): finish "
-            "that with its own settings, choose another --output_dir, or pass --no_resume to throw it away"
-        )
-
-
-def _empty(directory: Path) -> None:
+def _empty(directory: Path, kept: Collection[str]) -> None:
     for item in directory.iterdir():
-        if item.name == "lock":
+        if item.name == "lock" or item.name in kept:
             continue
         if item.is_dir():
             shutil.rmtree(item)

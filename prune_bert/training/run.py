@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
@@ -206,6 +207,8 @@ def run_fingerprint(
         "training examples": data,
         "trainable parameters": trainable,
         "initial weights": state.weights_fingerprint(model),
+        "model config": state.config_fingerprint(model),
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
     }
     parts: tuple[Any, ...] = (loss_function, validation)
     for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import random
@@ -17,9 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from prune_bert.config import changes
 from prune_bert.errors import UserError
 
 KEPT = 2
+_NOT_OF_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
 
 
@@ -79,9 +82,7 @@ def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], stat
         ResumeError: The message names everything that differs.
     """
     differences = [
-        f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
-        for name in [*saved, *(name for name in current if name not in saved)]
-        if saved.get(name) != current.get(name)
+        f"{change.name} was {change.before!r} and is now {change.after!r}" for change in changes(saved, current)
     ]
     if differences:
         raise ResumeError(
@@ -97,6 +98,16 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.requires_grad}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def config_fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Return a model's config as JSON has it, without what only says where it came from; empty where it has none."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        return {}
+    kept = {str(name): value for name, value in config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
+    return plain
 
 
 def data_fingerprint(rows: Iterable[np.ndarray]) -> str:
