@@ -4,7 +4,6 @@
 neither torch nor pydantic nor yaml.
 """
 
-from prune_bert.config.changes import Change, changes, summary
 from prune_bert.config.checking import Config, ConfigError
 from prune_bert.config.compensating import CompensationForm, CompensationOptions
 from prune_bert.config.effects import Effect, effect_of, settings_with
@@ -45,7 +44,6 @@ __all__ = [
     "BenchmarkConfig",
     "BudgetOptions",
     "CalibrationOptions",
-    "Change",
     "CompensationForm",
     "CompensationOptions",
     "Config",
@@ -71,11 +69,9 @@ __all__ = [
     "TrackingOptions",
     "TrainConfig",
     "TrainOptions",
-    "changes",
     "dump",
     "effect_of",
     "groups",
     "load_config",
     "settings_with",
-    "summary",
 ]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_bert.config import Change, changes, summary
 from prune_bert.errors import UserError
 from prune_bert.pipeline.fingerprints import NAMED
+from prune_bert.search.changes import Change, changes, summary
 
 
 class ResumingError(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prune_bert.compensation import CompensationSettings
 from prune_bert.config import SearchConfig
@@ -40,7 +40,10 @@ class Choices:
 
     @property
     def by_agreement(self) -> bool:
-        """Whether accuracy means the share of predictions that stay."""
+        """Whether accuracy means the agreement with the unpruned model: the share of predictions that stay.
+
+        On a regression it is the correlation with its predictions.
+        """
         return self.objective == "agreement"
 
     @property
@@ -79,6 +82,26 @@ def settle(config: SearchConfig) -> Choices:
     racing = by_default if config.racing is None else config.racing
     scorer = config.scorer or DEFAULT_SCORER
     return Choices(strategy, components, width, racing, scorer, objective, compensation, budget)
+
+
+def suited(choices: Choices, config: SearchConfig, *, regression: bool) -> tuple[Choices, tuple[str, ...]]:
+    """Settle what depends on the kind of task: on a regression the agreement is a correlation over all rows.
+
+    Returns:
+        The choices, without racing by default where rows cannot be judged one by one, and what a reader should know.
+
+    Raises:
+        SearchError: Racing was asked for and cannot be had.
+    """
+    if not regression or choices.objective != "agreement":
+        return choices, ()
+    if config.racing:
+        raise SearchError(
+            "racing compares plans row by row, and on a regression the agreement is a correlation over all rows: use "
+            "--objective divergence, which is the squared difference from the unpruned model, or --racing false"
+        )
+    said = "agreement on a regression is Pearson's correlation with the unpruned model's predictions"
+    return replace(choices, racing=False), (said,)
 
 
 def compensation_words(settings: CompensationSettings | None) -> str:

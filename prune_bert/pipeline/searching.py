@@ -23,7 +23,8 @@ from prune_bert.pipeline.measuring import score_model, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
 from prune_bert.pipeline.precision import own_accelerate_state
-from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
+from prune_bert.pipeline.raced_plans import racing_with
+from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle, suited
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
 from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, search_fingerprints
 from prune_bert.pipeline.search_slices import open_slices
@@ -62,12 +63,13 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
     slices = open_slices(config, accelerator, needs_labels=needs_labels)
     session = slices.session
+    choices, on_numbers = suited(choices, config, regression=session.validation.spec.regression)
     depth = len(find_encoder(session.loaded.model).layers)
     choices.budget.check(depth=depth, whole_layers=choices.whole_layers)
     check_length(session.loaded.model, config.sequence_length)
     encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
     sites = sites_of(depth, choices.components)
-    said, command = [*notes, *session.notes], shlex.join(argv)
+    said, command = [*notes, *session.notes, *on_numbers], shlex.join(argv)
     run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, said)
     fits = open_fits(run)
     of_values, of_steps = search_fingerprints(config, slices, accelerator)
@@ -94,7 +96,7 @@ def _search(run: SearchRun, journal: Journal, fits: PlanFits | None) -> SearchRe
     _announce(run, baseline)
     blank = blank_of(run.model, choices.compensation)
     table = _parts(run, blank)
-    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline, choices.objective)
+    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline, choices.objective, notes=run.notes)
     compensated = None if fits is None else CompensatedValues(run, scorer, fits, journal)
     known: Known = journaled(scorer.values, journal) if compensated is None else compensated
     options = _options(run, table, baseline, scorer, journal)
@@ -176,7 +178,7 @@ def _options(
     if choices.width is not None:
         options["width"] = choices.width
     if choices.racing:
-        options["racing"] = scorer.racing(journal)
+        options["racing"] = racing_with(scorer, journal)
     return options
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
-from prune_bert.config import changes, summary
 from prune_bert.plan import PruningPlan
+from prune_bert.search.changes import changes, summary
 from prune_bert.search.objective import SearchError
 from prune_bert.search.racing import LossesOfBatch
 
@@ -104,11 +104,17 @@ def journaled(
     return known_or_computed
 
 
-def journaled_losses(losses_of_batch: LossesOfBatch, journal: Journal) -> LossesOfBatch:
-    """Wrap the losses of a race in the same way; here the batch in hand is one calibration batch of all its plans."""
+def journaled_losses(losses_of_batch: LossesOfBatch, journal: Journal, objective: str = "losses") -> LossesOfBatch:
+    """Wrap the losses of a race in the same way; here the batch in hand is one calibration batch of all its plans.
+
+    Args:
+        losses_of_batch: The losses.
+        journal: Where they are kept.
+        objective: What the losses are of: those of one objective are never read for another.
+    """
 
     def known_or_computed(plans: Sequence[PruningPlan], batch: int) -> Sequence[Sequence[float]]:
-        keys = {plan: f"batch {batch} of {plan}" for plan in plans}
+        keys = {plan: f"{objective} in batch {batch} of {plan}" for plan in plans}
         unknown = [plan for plan, key in keys.items() if key not in journal.known]
         if unknown:
             rows = zip(unknown, losses_of_batch(unknown, batch), strict=True)

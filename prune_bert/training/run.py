@@ -175,7 +175,7 @@ def saved_state(
     if state_dir is None:
         return None
     if settings.resume:
-        saved = state.load_newest(state_dir)
+        saved = state.load_newest(state_dir, accelerator)
         if saved is not None:
             state.check_fingerprint(saved["fingerprint"], fingerprint, state_dir)
     else:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from prune_bert.config import changes
 from prune_bert.errors import UserError
+from prune_bert.search.changes import changes
 
 KEPT = 2
 _NOT_OF_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")
@@ -56,17 +58,36 @@ def save_checkpoint(state_dir: Path, step: int, payload: Mapping[str, Any]) -> P
     return path
 
 
-def load_newest(state_dir: Path) -> dict[str, Any] | None:
-    """Return the newest checkpoint that can be read, or None; one that cannot is named on stderr."""
-    for path in reversed(_checkpoints(state_dir)):
-        try:
-            payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
-            sys.stderr.write(f"warning: passing over the damaged training checkpoint {path}: {reason}\n")
-        else:
+def load_newest(state_dir: Path, accelerator: Accelerator | None = None) -> dict[str, Any] | None:
+    """Return the newest checkpoint that every process can read, or None; one that cannot be read is named on stderr.
+
+    Without an accelerator this process decides alone.
+    """
+    for path in reversed(_same_everywhere(_checkpoints(state_dir), accelerator)):
+        payload, reason = _load(path)
+        reasons = [reason] if accelerator is None else gather_object([reason])
+        if not any(reasons):
             return payload
+        if accelerator is None or accelerator.is_main_process:
+            first = next(filter(None, reasons))
+            sys.stderr.write(f"warning: passing over the damaged training checkpoint {path}: {first}\n")
     return None
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read a checkpoint, or say why it cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True), ""
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        return None, (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _same_everywhere(paths: list[Path], accelerator: Accelerator | None) -> list[Path]:
+    """Return the main process's list on every process."""
+    shared = [paths]
+    if accelerator is not None:
+        broadcast_object_list(shared)
+    return shared[0]
 
 
 def clear_checkpoints(state_dir: Path) -> None:
