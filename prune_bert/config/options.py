@@ -382,7 +382,7 @@ class SearchOptions:
     racing: bool | None = field(
         default=None,
         metadata=About(
-            help="drop plans early that cannot win; none: with beam only, where nothing is fitted", metavar="true|false"
+            help="drop plans of a beam or an exhaustive search early that cannot win; none: no", metavar="true|false"
         ),
     )
     racing_confidence: float = field(

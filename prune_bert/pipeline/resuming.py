@@ -76,7 +76,6 @@ def keeps_training(directory: Path, name: str, stored: Marker | None, wanted: Ma
 
 def afresh(directory: Path, stored: Marker, wanted: Marker, *, kept: bool) -> str:
     """Say in one line why finished steps are not used, and whether the training is."""
-    rest = "its training goes on, the other steps start afresh" if kept else "the run starts afresh"
-    return (
-        f"the unfinished run in {str(directory)!r} had other {summary(differences(stored.steps, wanted.steps))}: {rest}"
-    )
+    rest = "its training goes on, its other steps start afresh" if kept else "it starts afresh"
+    changed = summary(differences(stored.steps, wanted.steps))
+    return f"the unfinished run in {str(directory)!r} is not resumed ({changed}); {rest}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prune_bert.compensation import CompensationSettings
 from prune_bert.config import SearchConfig
@@ -78,30 +78,27 @@ def settle(config: SearchConfig) -> Choices:
     compensated = config.compensation != "none"
     compensation = CompensationSettings.from_options(config) if compensated else None
     objective = config.objective or ("divergence" if compensated else "loss")
-    by_default = width is not None and objective != "metric" and not compensated
-    racing = by_default if config.racing is None else config.racing
     scorer = config.scorer or DEFAULT_SCORER
-    return Choices(strategy, components, width, racing, scorer, objective, compensation, budget)
+    return Choices(strategy, components, width, bool(config.racing), scorer, objective, compensation, budget)
 
 
-def suited(choices: Choices, config: SearchConfig, *, regression: bool) -> tuple[Choices, tuple[str, ...]]:
-    """Settle what depends on the kind of task: on a regression the agreement is a correlation over all rows.
+def task_notes(choices: Choices, *, regression: bool) -> tuple[str, ...]:
+    """Check what depends on the kind of task: on a regression the agreement is a correlation over all rows.
 
     Returns:
-        The choices, without racing by default where rows cannot be judged one by one, and what a reader should know.
+        What a reader of the results should know.
 
     Raises:
-        SearchError: Racing was asked for and cannot be had.
+        SearchError: Racing was asked for, and rows cannot be judged one by one.
     """
     if not regression or choices.objective != "agreement":
-        return choices, ()
-    if config.racing:
+        return ()
+    if choices.racing:
         raise SearchError(
             "racing compares plans row by row, and on a regression the agreement is a correlation over all rows: use "
             "--objective divergence, which is the squared difference from the unpruned model, or --racing false"
         )
-    said = "agreement on a regression is Pearson's correlation with the unpruned model's predictions"
-    return replace(choices, racing=False), (said,)
+    return ("agreement on a regression is Pearson's correlation with the unpruned model's predictions",)
 
 
 def compensation_words(settings: CompensationSettings | None) -> str:

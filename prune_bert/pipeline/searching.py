@@ -24,7 +24,7 @@ from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
 from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.raced_plans import racing_with
-from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle, suited
+from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle, task_notes
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
 from prune_bert.pipeline.search_run import SearchRun, journal_path, open_journal, search_fingerprints
 from prune_bert.pipeline.search_slices import open_slices
@@ -63,7 +63,7 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
     slices = open_slices(config, accelerator, needs_labels=needs_labels)
     session = slices.session
-    choices, on_numbers = suited(choices, config, regression=session.validation.spec.regression)
+    on_numbers = task_notes(choices, regression=session.validation.spec.regression)
     depth = len(find_encoder(session.loaded.model).layers)
     choices.budget.check(depth=depth, whole_layers=choices.whole_layers)
     check_length(session.loaded.model, config.sequence_length)
