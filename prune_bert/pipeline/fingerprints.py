@@ -96,10 +96,10 @@ def data_fingerprint(data: TaskData) -> str:
 
 def model_fingerprint(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return what the outputs of a model on texts depend on: weights, config, attention, code and tokenizer."""
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    adapters = {
-        name: _plain(adapter.to_dict()) for name, adapter in (getattr(model, "peft_config", None) or {}).items()
-    }
+    unwrap: Any = getattr(model, "get_base_model", None)  # of a model inside peft's wrapper
+    inner: Any = model if unwrap is None else unwrap()
+    attached: Any = getattr(model, "peft_config", None) or {}
+    adapters = {name: _plain(adapter.to_dict()) for name, adapter in attached.items()}
     return {
         "weights": weights_fingerprint(model),
         "buffers": _buffers(model),
