@@ -352,7 +352,7 @@ def test_two_processes_that_fail_alike_print_one_line(slow_process, tmp_path):
         "from prune_bert.cli import main\n"
         "sys.exit(main(['prune', '--seed', 'x']))\n"
     )
-    done = python("-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), timeout=120)
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), timeout=120)
     assert done.returncode != 0
     assert len(re.findall(r"^error: ", done.stderr, re.MULTILINE)) == 1
     assert "(on process" not in done.stderr

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import torchrun
 
 from prune_bert import PruningPlan, bypass, evaluate, load_task
 from prune_bert.cli import main
@@ -416,9 +417,8 @@ def test_several_processes_find_what_one_finds(flags, capsys, tmp_path):
     changes = {"strategy": "exhaustive", "max_removed": 2}
     run(flags, capsys, **changes)
     other = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29523"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, "-m", "prune_bert", *words(flags, output_dir=other, **changes)]
+    command = torchrun("-m", "prune_bert", *words(flags, output_dir=other, **changes))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert result(other)["environment"]["processes"] == 2

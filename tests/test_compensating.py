@@ -12,6 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from conftest import torchrun
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 from transformers import AutoModelForSequenceClassification
 
@@ -230,10 +231,9 @@ def test_rows_without_labels_are_compensated_too(flags, capsys, tmp_path):  # no
 def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa: F811
     run("prune", flags, capsys, profile="false", **COMPENSATED)
     one = read_report(flags["output_dir"])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     given = words("prune", flags, profile="false", output_dir=tmp_path / "two", **COMPENSATED)[1:]
-    command = [*launcher, str(ROOT / "scripts" / "prune.py"), *given]
+    command = torchrun(ROOT / "scripts" / "prune.py", *given)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(tmp_path / "two")

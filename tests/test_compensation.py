@@ -4,13 +4,12 @@ import copy
 import dataclasses
 import itertools
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import make_tiny_bert
+from conftest import make_tiny_bert, torchrun
 from families import FAMILIES, build
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
@@ -577,7 +576,7 @@ def test_two_processes_equal_one(tiny_tokenizer, tmp_path):
     tiny_tokenizer.save_pretrained(vocab)
     tests = Path(__file__).parent
     script.write_text(PROCESS.format(tests=str(tests), root=str(tests.parent), vocab=str(vocab), out=str(out)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    launch = torchrun(script)
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     model = make_tiny_bert()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import torchrun
 
 from prune_bert import PruningPlan, RunConfig, bypass, load_model, load_task, prune
 from prune_bert.cli import main
@@ -362,9 +363,8 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):
     run("prune", flags, capsys)
     one = read_report(flags["output_dir"] / "report.json")
     two_dir = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(ROOT / "scripts" / "prune.py"), *words("prune", flags, output_dir=two_dir)[1:]]
+    command = torchrun(ROOT / "scripts" / "prune.py", *words("prune", flags, output_dir=two_dir)[1:])
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(two_dir / "report.json")

@@ -12,6 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from conftest import torchrun
 from test_compensating import COMPENSATED, NAMES, figures, killed
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 
@@ -274,10 +275,9 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa
     given |= {"per_device_train_batch_size": 4}
     run("recover", flags, capsys, **given, gradient_accumulation_steps=2)
     one = read_report(flags["output_dir"])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29521"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     typed = words("recover", flags, **given | {"output_dir": tmp_path / "two"})
-    command = [*launcher, "-m", "prune_bert", *typed]
+    command = torchrun("-m", "prune_bert", *typed)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(tmp_path / "two")

@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import yaml
+from conftest import torchrun
 
 from prune_bert import PruningPlan
 from prune_bert.cli import main
@@ -145,8 +146,8 @@ def no_pictures(monkeypatch):
         ({"strategy": "one_shot", "scorer": "symmetric"}, 4),
         ({"strategy": "one_shot", "components": "attention ffn", "scorer": "magnitude"}, 9),
         ({"strategy": "beam", "racing": "false", "beam_width": 2, "objective": "metric"}, None),
-        ({"strategy": "beam", "beam_width": 2}, None),
-        ({"strategy": "beam", "beam_width": 2, "objective": "divergence"}, None),
+        ({"strategy": "beam", "beam_width": 2, "racing": "true"}, None),
+        ({"strategy": "beam", "beam_width": 2, "objective": "divergence", "racing": "true"}, None),
         ({"strategy": "sublayer", "beam_width": 2, "objective": "agreement", "max_accuracy_drop": 100}, None),
         ({"strategy": "greedy", "objective": "agreement", "norm": "skip", "components": "attention layer"}, None),
     ],
@@ -163,7 +164,8 @@ def test_every_strategy_finds_a_front(flags, capsys, no_pictures, changes, evalu
     assert (found["chosen"] is None) == (not {"keep_layers", "max_accuracy_drop"} & set(changes))
     if "keep_layers" in changes:
         assert len(PruningPlan.parse(found["chosen"])) == 4 - changes["keep_layers"]
-    if "racing" not in changes and (changes.get("strategy") == "beam" or "objective" in changes):
+    assert bool(found["search"]["races"]) == (changes.get("racing") == "true")
+    if changes.get("racing") == "true":
         assert all("confidence" in race for race in found["search"]["races"])
 
 
@@ -319,10 +321,8 @@ def test_several_processes_find_what_one_finds(flags, capsys, tmp_path):
     run("search", flags, capsys, strategy="exhaustive")
     alone = result(flags)
     other = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
-    launcher += ["-m", "prune_bert"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, *words("search", flags, strategy="exhaustive", output_dir=other)]
+    command = torchrun("-m", "prune_bert", *words("search", flags, strategy="exhaustive", output_dir=other))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     together = json.loads((other / "search.json").read_text())

@@ -6,6 +6,7 @@ neither torch nor pydantic nor yaml.
 
 from prune_bert.config.checking import Config, ConfigError
 from prune_bert.config.compensating import CompensationForm, CompensationOptions
+from prune_bert.config.effects import Effect, effect_of, settings_with
 from prune_bert.config.fields import Group, groups
 from prune_bert.config.loading import dump, load_config
 from prune_bert.config.options import (
@@ -47,6 +48,7 @@ __all__ = [
     "CompensationOptions",
     "Config",
     "ConfigError",
+    "Effect",
     "EvaluateConfig",
     "Group",
     "ModelOptions",
@@ -68,6 +70,8 @@ __all__ = [
     "TrainConfig",
     "TrainOptions",
     "dump",
+    "effect_of",
     "groups",
     "load_config",
+    "settings_with",
 ]

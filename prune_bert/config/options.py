@@ -136,8 +136,9 @@ class RuntimeOptions:
     per_device_eval_batch_size: int = field(
         default=32, metadata=About(help="examples a batch, on each process", metavar="N", at_least=1)
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] = field(
-        default="no", metadata=About(help="number format of the matrix work")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
+        default=None,
+        metadata=About(help="number format of the matrix work; none: the one of accelerate launch, else no"),
     )
     device: Literal["auto", "cpu", "cuda"] = field(
         default="auto", metadata=About(help="auto: a GPU where there is one")
@@ -381,7 +382,7 @@ class SearchOptions:
     racing: bool | None = field(
         default=None,
         metadata=About(
-            help="drop plans early that cannot win; none: with beam only, where nothing is fitted", metavar="true|false"
+            help="drop plans of a beam or an exhaustive search early that cannot win; none: no", metavar="true|false"
         ),
     )
     racing_confidence: float = field(

@@ -20,6 +20,10 @@ class EvaluationError(UserError, ValueError):
     """A model, a task and settings that cannot be evaluated together."""
 
 
+class SharedWorkError(EvaluationError):
+    """Plans that cannot be evaluated together, though each of them can alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
     """A task's examples as token ids, not padded, for use with any number of models.

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
 
-from prune_bert.evaluation.encoding import EncodedTask, length_sorted_batches
+from prune_bert.evaluation.encoding import EncodedTask, EvaluationError, length_sorted_batches
 from prune_bert.evaluation.progress import with_progress
 from prune_bert.profiling import eval_mode, plain_outputs
 
@@ -51,14 +51,15 @@ def predict_logits(
         and the seconds it took.
 
     Raises:
-        RuntimeError: An example was not counted exactly once.
+        RuntimeError: An example was not counted exactly once, or another process failed.
+        EvaluationError: On every process, where the forward raises it on one.
     """
     batches = length_sorted_batches(encoded, batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     _move(model, accelerator.device)
     run = forward or (lambda batch: logits_of(model(**batch)))
     started = time.perf_counter()
-    with scoring_mode(model), torch.inference_mode(), accelerator.autocast():
+    with together(accelerator), scoring_mode(model), torch.inference_mode(), accelerator.autocast():
         inputs = _on_device(encoded, mine, accelerator.device, _accepted(model))
         shown = with_progress(mine, description, show=accelerator.is_main_process)
         logits = [run(batch) for batch, _ in zip(inputs, shown, strict=True)]
@@ -74,6 +75,32 @@ def scoring_mode(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without a key-value cache, which plans that share work would share, too."""
     with eval_mode(model), plain_outputs(getattr(model, "config", None), use_cache=False):
         yield
+
+
+@contextmanager
+def together(accelerator: Accelerator) -> Iterator[None]:
+    """Have a stretch of work succeed on every process or fail on every process.
+
+    A process that failed, or took another way, alone would leave the others waiting for it. No process may wait for
+    another within the stretch.
+
+    Raises:
+        EvaluationError: On the others, where it was raised on one.
+        RuntimeError: On the others, where anything else was.
+    """
+    fault: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        fault = error
+    kind = type(fault) if isinstance(fault, EvaluationError) else RuntimeError
+    told = None if fault is None else (kind, str(fault) if kind is not RuntimeError else repr(fault))
+    faults = gather_object([told]) if accelerator.num_processes > 1 else [told]
+    if fault is not None:
+        raise fault
+    for process, other in enumerate(faults):
+        if other is not None:
+            raise other[0](f"on process {process}: {other[1]}")
 
 
 def _move(model: nn.Module, device: torch.device) -> None:

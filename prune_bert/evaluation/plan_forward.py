@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from prune_bert.architectures import Encoder, find_encoder
-from prune_bert.evaluation.encoding import EvaluationError
+from prune_bert.evaluation.encoding import SharedWorkError
 from prune_bert.evaluation.inference import Forward, logits_of
 from prune_bert.evaluation.plan_recording import Recording, record_forward
 from prune_bert.evaluation.plan_tree import LayerVariant, PlanNode, PlanTree, layer_variants, plan_tree
@@ -42,7 +42,7 @@ def plan_forward(model: nn.Module, tree: PlanTree) -> Iterator[Forward]:
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
-        EvaluationError: If the model is of a kind where plans cannot share work.
+        SharedWorkError: If the model is of a kind where plans cannot share work.
     """
     encoder = find_encoder(model)
     layers = [_LayerInVariants(model, each) for each in _replacements(model, encoder, tree)]
@@ -108,7 +108,7 @@ class _PlanForward:
         """Check on two examples the plan that parts from the first one earliest, together and alone.
 
         Raises:
-            EvaluationError: If that is not the same.
+            SharedWorkError: If that is not the same.
         """
         self._rehearsed = True
         first, last = self._tree.ends[0], self._tree.ends[-1]
@@ -123,7 +123,7 @@ class _PlanForward:
         for layer in self._layers:
             layer.forget()
         if not _equal(alone, together):
-            raise EvaluationError(
+            raise SharedWorkError(
                 f"{self._encoder.model_type}: plan {str(last)!r} evaluated together with others gives other logits "
                 "than alone, since something outside the layers depends on more than their output, or a layer changes "
                 "what it is given: evaluate plans of this model one at a time, under bypass"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_bert.evaluation.encoding import EvaluationError
+from prune_bert.evaluation.encoding import SharedWorkError
 from prune_bert.evaluation.inference import logits_of
 from prune_bert.evaluation.replay import Replay, ReplayError, Tape
 from prune_bert.stand_ins import Argument, Identity
@@ -66,7 +66,7 @@ def record_forward(model: nn.Module, layers: Sequence[nn.Module], batch: Mapping
     """Run the model on a batch and listen.
 
     Raises:
-        EvaluationError: If the layers do not run one after the other, each on what the one before gave.
+        SharedWorkError: If the layers do not run one after the other, each on what the one before gave.
     """
     recorder = _Recorder(type(model).__name__)
     handles = []
@@ -132,9 +132,9 @@ class _Recorder:
             raise self.unshareable() from error
         self._tape = None
 
-    def unshareable(self) -> EvaluationError:
+    def unshareable(self) -> SharedWorkError:
         """Say that plans cannot share work in this model."""
-        return EvaluationError(
+        return SharedWorkError(
             f"the layers of {self._model_name} do not run one after the other, each on what the one before gave, so "
             "plans cannot share work: evaluate them one at a time, `with bypass(model, plan): evaluate(model, ...)`"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prune_bert.architectures import find_encoder
-from prune_bert.evaluation.encoding import EncodedTask, EvaluationError
+from prune_bert.evaluation.encoding import EncodedTask, SharedWorkError
 from prune_bert.evaluation.evaluating import evaluate, fitting_task, references_of, score_logits
 from prune_bert.evaluation.inference import predict_logits, scoring_mode
 from prune_bert.evaluation.plan_forward import plan_forward
@@ -59,7 +60,7 @@ def evaluate_plans(
         A score for each plan, in the order given; `seconds` is an equal share of the whole.
 
     Raises:
-        EvaluationError: As `evaluate`; or the model is of a kind where plans cannot share work.
+        EvaluationError: As `evaluate`; a `SharedWorkError` where the model is of a kind where plans cannot share work.
         UserError: A plan names what the model does not have, or has no more.
         TypeError: A `TaskData` comes without a tokenizer.
     """
@@ -76,14 +77,22 @@ def evaluate_plans(
 
 
 def evaluate_each(
-    model: nn.Module, plans: Sequence[PruningPlan], data: TaskData | EncodedTask, **settings: Any
+    model: nn.Module,
+    plans: Sequence[PruningPlan],
+    data: TaskData | EncodedTask,
+    *,
+    tell: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> list[TaskScore]:
     """Score a classifier under each of many plans: together, or one after the other where they cannot share work.
+
+    Several processes go the same way: where plans cannot share work on one, none shares it.
 
     Args:
         model: The model.
         plans: The plans.
         data: The task.
+        tell: Told why plans were not evaluated together; by default that is a warning.
         **settings: The keywords that `evaluate` and `evaluate_plans` have in common.
 
     Raises:
@@ -91,12 +100,26 @@ def evaluate_each(
     """
     try:
         return evaluate_plans(model, plans, data, **settings)
-    except EvaluationError:
+    except SharedWorkError as error:
+        (tell or _warn)(one_by_one(error))
         scores = []
         for plan in plans:
             with bypass(model, plan):
                 scores.append(evaluate(model, data, **settings))
         return scores
+
+
+class SharedWorkWarning(UserWarning):
+    """Plans that were evaluated one after the other, with more work than together."""
+
+
+def one_by_one(error: SharedWorkError) -> str:
+    """Say that plans were evaluated one at a time, and why."""
+    return f"plans were evaluated one at a time, which takes longer: {str(error).partition(': evaluate ')[0]}"
+
+
+def _warn(words: str) -> None:
+    warnings.warn(words, SharedWorkWarning, stacklevel=3)
 
 
 def _scores(
@@ -112,13 +135,13 @@ def _scores(
             n_resamples,
             seed,
             references=references,
-            compute=_metrics,
+            compute=plain_metrics,
             owner=f"the model under plan {str(plan)!r}",
         )
         for end, plan in enumerate(tree.ends)
     ]
 
 
-def _metrics(names: Sequence[str], predictions: NDArray[Any], references: NDArray[Any]) -> dict[str, float]:
+def plain_metrics(names: Sequence[str], predictions: NDArray[Any], references: NDArray[Any]) -> dict[str, float]:
     """Compute metrics by their arithmetic alone: an `evaluate.Metric` takes milliseconds, for each of thousands."""
     return {name: float(METRICS[name](predictions, references)) for name in names}

@@ -12,6 +12,7 @@ from prune_bert.checkpoint import load_model
 from prune_bert.config import BenchmarkConfig
 from prune_bert.pipeline.measuring import profile_plan, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
 from prune_bert.pipeline.workspace import checked_output
 from prune_bert.profiling import LatencyPoint, environment, measure_size
@@ -19,10 +20,11 @@ from prune_bert.storage import staged_directory, write_text
 from prune_bert.surgery import bypass
 
 
+@own_accelerate_state()
 def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
     """Run the ``benchmark`` verb: ``benchmark.json`` with every sample, and a table on the terminal."""
     plan = read_plan(config.plan)
-    accelerator, notes = open_accelerator(config)
+    config, accelerator, notes = open_accelerator(config)
     target = checked_output(config, accelerator)
     loaded = load_model(config.model_name_or_path, require_head=False, **model_settings(config))
     model = loaded.model.to(accelerator.device)
@@ -39,7 +41,7 @@ def run_benchmark(config: BenchmarkConfig, argv: Sequence[str]) -> int:
         "latency": [asdict(point) for point in points],
         "size": {name: asdict(size) for name, size in sizes.items()},
         "notes": [*notes, *loaded.notes],
-        "environment": environment(accelerator.device, config.mixed_precision),
+        "environment": environment(accelerator.device, accelerator.mixed_precision),
         "command": shlex.join(argv),
         "config": config_dict(config),
     }

@@ -86,7 +86,7 @@ def open_with_train(
     rule = config.calibration_rows if use == CALIBRATION else "evenly"
     if unlabelled:
         loaded = load_model(config.model_name_or_path, **model_settings(config))
-        data = _load(config, samples, rule, list(_names(loaded).values()))
+        data = _load(config, samples, rule, _placeholders(loaded))
     else:
         data = _load(config, samples, rule)
         loaded = load_model(config.model_name_or_path, **model_settings(config))
@@ -97,7 +97,10 @@ def open_with_train(
         rows, validation = (
             _self_labelled(config, labeller or loaded, split, accelerator) for split in (rows, validation)
         )
-        note = "the data have no labels: every accuracy is the share of examples on which the unpruned model agrees"
+        regression = validation.spec.regression
+        meaning = "the correlation with" if regression else "the share of examples that keep"
+        said = "predictions" if regression else "prediction"
+        note = f"the data have no labels: every accuracy is {meaning} the unpruned model's {said}"
     notes = (*loaded.notes, *((note,) if note else ()), *overlap)
     return CalibrationSession(loaded, rows, validation, notes)
 
@@ -112,7 +115,7 @@ def calibration_slice(config: Any, session: CalibrationSession) -> tuple[TaskDat
         SearchError: If the slice overlaps the validation data.
     """
     unlabelled = config.task_name is None and config.label_column is None
-    placeholders = list(_names(session.loaded).values()) if unlabelled else None
+    placeholders = _placeholders(session.loaded) if unlabelled else None
     data = _load(config, config.max_calibration_samples, config.calibration_rows, placeholders)
     return without_overlap(data["train"], session.validation)
 
@@ -146,6 +149,12 @@ def _names(loaded: LoadedModel) -> dict[int, str]:
     """Give the model's labels by id."""
     names: dict[Any, str] = loaded.model.config.id2label or {}
     return {int(key): names[key] for key in sorted(names, key=int)}
+
+
+def _placeholders(loaded: LoadedModel) -> list[str]:
+    """Return the classes of data without labels: the model's, or none for a regression, whose model has one output."""
+    names = list(_names(loaded).values())
+    return names if len(names) > 1 else []
 
 
 def _self_labelled(config: Any, loaded: LoadedModel, data: TaskData, accelerator: Accelerator) -> TaskData:

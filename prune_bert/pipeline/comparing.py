@@ -61,7 +61,7 @@ def size_of(run: PruneRun, model: PreTrainedModel, checkpoint_bytes: int) -> Mod
         sequence_length=min(wanted, longest_sequence(model) or wanted),
         batch_size=max(run.config.profile_batch_sizes),
         checkpoint_bytes=checkpoint_bytes,
-        mixed_precision=run.config.mixed_precision,
+        mixed_precision=run.accelerator.mixed_precision,
     )
 
 

@@ -109,7 +109,7 @@ def _measures(run: PruneRun, fitted: Compensation) -> Mapping[Site, SiteMeasure]
         sequence_length=min(wanted, longest_sequence(model) or wanted),
         rounds=config.profile_rounds if config.profile else 1,
         seed=config.seed,
-        mixed_precision=config.mixed_precision,
+        mixed_precision=run.accelerator.mixed_precision,
     )
 
 

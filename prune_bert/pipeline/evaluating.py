@@ -11,6 +11,7 @@ from prune_bert.config import EvaluateConfig
 from prune_bert.evaluation import encode
 from prune_bert.pipeline.measuring import score_model, show_notes, show_score
 from prune_bert.pipeline.outputs import config_dict, write_config, write_predictions
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.session import open_accelerator, open_task, read_plan
 from prune_bert.pipeline.workspace import checked_output
 from prune_bert.plan import PruningPlan
@@ -19,10 +20,11 @@ from prune_bert.storage import staged_directory, write_text
 from prune_bert.surgery import bypass
 
 
+@own_accelerate_state()
 def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
     """Run the ``evaluate`` verb: ``score.json``, ``predictions.parquet`` and ``config.yaml``."""
     plan = PruningPlan() if config.plan is None else read_plan(config.plan)
-    accelerator, notes = open_accelerator(config)
+    config, accelerator, notes = open_accelerator(config)
     target = checked_output(config, accelerator)
     session = open_task(config)
     model = session.loaded.model
@@ -42,7 +44,7 @@ def run_evaluate(config: EvaluateConfig, argv: Sequence[str]) -> int:
         "loss": score.loss,
         "seconds": score.seconds,
         "notes": [*notes, *session.notes],
-        "environment": environment(accelerator.device, config.mixed_precision),
+        "environment": environment(accelerator.device, accelerator.mixed_precision),
         "command": shlex.join(argv),
         "config": config_dict(config),
     }

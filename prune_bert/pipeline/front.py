@@ -178,7 +178,7 @@ def prune_command(config: SearchConfig, plan: PruningPlan, number: int, samples:
     for group in (ModelOptions, TaskOptions, RuntimeOptions, *((CompensationOptions,) if compensated else ())):
         for knob in fields(group):
             value = getattr(config, knob.name)
-            if value != knob.default:
+            if value != knob.default and (knob.name, value) != ("mixed_precision", "no"):
                 given[knob.name] = value
     if compensated:
         given["max_calibration_samples"] = samples

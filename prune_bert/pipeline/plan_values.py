@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prune_bert.config import SearchConfig
-from prune_bert.evaluation import EncodedTask, TaskScore, compare, encode, evaluate_each
-from prune_bert.importance.leaving_out import example_losses
+from prune_bert.evaluation import EncodedTask, TaskScore, compare, evaluate_each
 from prune_bert.plan import PruningPlan
-from prune_bert.search import Journal, Racing, SearchProgress, calibration_batches, journaled_losses
-
-RACE_BATCHES = 8
+from prune_bert.search import SearchProgress
 
 Values = dict[str, float]
 """Of one plan on the calibration slice: loss, metric, agreement, divergence, drop and drop_worst (in points)."""
@@ -41,6 +38,7 @@ class PlanScorer:
         baseline: The unpruned model's score on the slice.
         objective: What is minimised.
         told: How far the search is, in words.
+        notes: What a reader of the results should know; shared with the search.
     """
 
     config: SearchConfig
@@ -50,14 +48,23 @@ class PlanScorer:
     baseline: TaskScore
     objective: str
     told: str = "search"
+    notes: list[str] = field(default_factory=list)
 
     def values(self, plans: Sequence[PruningPlan]) -> list[Values]:
-        """Give what is known of each plan once it has been evaluated."""
-        return [self.values_of(score) for score in self.scores(plans, self.encoded)]
+        """Return what is known of each plan once it has been evaluated; the unpruned model has been already."""
+        pruned = [plan for plan in plans if plan]
+        scores = dict(zip(pruned, self.scores(pruned, self.encoded), strict=True))
+        return [self.values_of(scores.get(plan, self.baseline)) for plan in plans]
 
     def scores(self, plans: Sequence[PruningPlan], encoded: EncodedTask) -> list[TaskScore]:
         """Evaluate plans."""
-        return score_plans(self.config, self.model, plans, encoded, self.accelerator, description=self.told)
+        told = self.told
+        return score_plans(self.config, self.model, plans, encoded, self.accelerator, description=told, tell=self.note)
+
+    def note(self, words: str) -> None:
+        """Keep a note, once."""
+        if words not in self.notes:
+            self.notes.append(words)
 
     def tell(self, progress: SearchProgress) -> None:
         """Note how far the search is; the bar of the next evaluation says it."""
@@ -65,27 +72,6 @@ class PlanScorer:
             f"search, {progress.done} of at most {progress.at_most} plans, {progress.seconds:.0f} s, "
             f"at most {progress.seconds_left:.0f} s left"
         )
-
-    def racing(self, journal: Journal) -> Racing:
-        """Make the race of an objective that is a mean over examples: the loss, the agreement or the divergence."""
-        n = len(self.encoded)
-        batches = calibration_batches(n, min(RACE_BATCHES, n), self.config.seed)
-        data, tokenizer = self.encoded.data, self.encoded.tokenizer
-        parts = [
-            encode(tokenizer, dataclasses.replace(data, dataset=data.dataset.select(rows)), self.encoded.max_seq_length)
-            for rows in batches
-        ]
-
-        def losses_of_batch(plans: Sequence[PruningPlan], batch: int) -> Sequence[Sequence[float]]:
-            rows, scores = list(batches[batch]), self.scores(plans, parts[batch])
-            if self.objective == "loss":
-                return [example_losses(score).tolist() for score in scores]
-            if self.objective == "divergence":
-                return [divergences(self.baseline.logits[rows], score).tolist() for score in scores]
-            before = self.baseline.predictions[rows]
-            return [np.not_equal(score.predictions, before).astype(float).tolist() for score in scores]
-
-        return Racing(journaled_losses(losses_of_batch, journal), len(batches), self.config.racing_confidence)
 
     def values_of(self, score: TaskScore) -> Values:
         """Give what a score on the calibration slice says of its plan."""
@@ -95,7 +81,7 @@ class PlanScorer:
         return {
             "loss": score.loss,
             "metric": metric.value,
-            "agreement": found.agreement,
+            "agreement": 0.0 if math.isnan(found.agreement) else found.agreement,  # one number for all agrees with none
             "divergence": float(divergences(self.baseline.logits, score).mean()),
             "drop": -100 * difference.value,
             "drop_worst": -100 * difference.ci95[0],
@@ -137,6 +123,7 @@ def score_plans(
     *,
     n_resamples: int = 0,
     description: str = "evaluate plans",
+    tell: Callable[[str], None] | None = None,
 ) -> list[TaskScore]:
     """Evaluate plans with the knobs of a config."""
     return evaluate_each(
@@ -148,4 +135,5 @@ def score_plans(
         n_resamples=n_resamples,
         seed=config.seed,
         description=description,
+        tell=tell,
     )

@@ -11,8 +11,9 @@ from prune_bert.config import RunConfig
 from prune_bert.pipeline.calibration import open_calibration
 from prune_bert.pipeline.comparing import compare_states
 from prune_bert.pipeline.compensating import dropped_copy
+from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.keeping import check_savable, save_and_weigh, settled_format
-from prune_bert.pipeline.outputs import run_fingerprint
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.pipeline.reporting import finish_run
 from prune_bert.pipeline.session import open_accelerator, open_task, read_plan
@@ -28,6 +29,7 @@ def run_prune(config: RunConfig, argv: Sequence[str]) -> int:
     return 0 if report.rows else 1
 
 
+@own_accelerate_state()
 def prune(config: RunConfig, *, command: str | None = None, show: bool = False) -> PruningReport:
     """Remove what a plan names, compensate for it if asked to, and report accuracy against speed.
 
@@ -55,7 +57,7 @@ def _begin(config: RunConfig, command: str) -> PruneRun:
     plan, compensated = read_plan(config.plan), config.compensation != "none"
     if compensated:
         CompensationSettings.from_options(config)  # refuses what does not fit together
-    accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
+    config, accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
     workspace = Workspace(config, accelerator)
     calibration = None
     if compensated:
@@ -70,8 +72,10 @@ def _begin(config: RunConfig, command: str) -> PruneRun:
     if config.profile:
         check_length(loaded.model, max(config.profile_sequence_lengths))
     checkpoint_format = settled_format(config, dropped_copy(loaded.model, plan, config))
-    slices = () if calibration is None else (calibration,)
-    workspace.open(run_fingerprint(config, loaded.model, data, *slices))
+    models = {"model": model_fingerprint(loaded.model, loaded.tokenizer)}
+    used = {"validation": data} if calibration is None else {"validation": data, "calibration": calibration}
+    digests = {use: data_fingerprint(rows) for use, rows in used.items()}
+    workspace.open(Fingerprints(config, accelerator, models, plan).of_steps(digests))
     return PruneRun(
         config,
         command,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel
@@ -13,11 +12,11 @@ from prune_bert.compensation import CompensationSettings
 from prune_bert.config import RecoverConfig
 from prune_bert.pipeline.calibration import CalibrationSession, calibration_slice, open_with_train
 from prune_bert.pipeline.compensating import dropped_copy
+from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.keeping import check_savable, settled_format
-from prune_bert.pipeline.outputs import run_fingerprint
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.pipeline.session import model_settings, open_accelerator, read_plan
-from prune_bert.pipeline.workspace import Workspace, working_directory
+from prune_bert.pipeline.workspace import STATE, Workspace, working_directory
 from prune_bert.plan import PruningPlan
 from prune_bert.profiling import check_length
 from prune_bert.recovery import RecoverSettings, RecoveryError
@@ -27,10 +26,6 @@ from prune_bert.recovery.jobs import make_job
 from prune_bert.surgery import check_droppable, pruning_record
 from prune_bert.tasks import TaskData
 from prune_bert.training.run import random_state_kept
-from prune_bert.training.state import weights_fingerprint
-
-STATE = "state"
-"""The subdirectory of the working directory in which the training keeps its checkpoints."""
 
 
 def begin_recovery(config: RecoverConfig, command: str) -> tuple[PruneRun, TaskData]:
@@ -45,7 +40,7 @@ def begin_recovery(config: RecoverConfig, command: str) -> tuple[PruneRun, TaskD
     settings = RecoverSettings.from_options(config)
     check_choices(config)
     plan = None if config.plan is None else read_plan(config.plan)
-    accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
+    config, accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
     workspace = Workspace(config, accelerator)
     original = None if config.teacher_name_or_path is None else _load_original(config, config.teacher_name_or_path)
     session = _open(config, accelerator, settings, original)
@@ -74,7 +69,7 @@ def begin_recovery(config: RecoverConfig, command: str) -> tuple[PruneRun, TaskD
         calibration=calibration,
         notes=[*notes, *session.notes, *said],
     )
-    workspace.open(_fingerprint(run, session.calibration), resume=config.resume, precious=STATE)
+    _open_workspace(run, plan, session.calibration)
     return run, session.calibration
 
 
@@ -195,9 +190,17 @@ def _check_training(
             pass
 
 
-def _fingerprint(run: PruneRun, train: TaskData) -> dict[str, Any]:
-    slices = () if run.calibration is None else (run.calibration,)
-    fingerprint = run_fingerprint(run.config, run.model, run.data, train, *slices)
+def _open_workspace(run: PruneRun, plan: PruningPlan | None, train: TaskData) -> None:
+    """Open the working directory; what is only reported on has no say in whether the training goes on."""
+    models = {"model": model_fingerprint(run.model, run.loaded.tokenizer)}
     if run.original is not None:
-        fingerprint["teacher"] = weights_fingerprint(run.original.model)
-    return fingerprint
+        models["teacher"] = model_fingerprint(run.original.model, run.original.tokenizer)
+    fingerprints = Fingerprints(run.config, run.accelerator, models, plan)
+    learnt_from = {"train": train} | ({} if run.calibration is None else {"calibration": run.calibration})
+    digests = {use: data_fingerprint(rows) for use, rows in learnt_from.items()}
+    run.workspace.open(
+        fingerprints.of_steps(digests | {"validation": data_fingerprint(run.data)}),
+        resume=bool(getattr(run.config, "resume", True)),
+        precious=STATE,
+        training=fingerprints.of_training(digests),
+    )

@@ -15,9 +15,11 @@ from prune_bert.config import RecoverConfig
 from prune_bert.evaluation import encode
 from prune_bert.pipeline.comparing import compare_states, score_state
 from prune_bert.pipeline.keeping import round_to_stored, save_and_weigh
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.prune_run import PruneRun
-from prune_bert.pipeline.recover_begin import STATE, begin_recovery
+from prune_bert.pipeline.recover_begin import begin_recovery
 from prune_bert.pipeline.reporting import finish_run
+from prune_bert.pipeline.workspace import STATE
 from prune_bert.recovery import RecoverResult, RecoverSettings, recover
 from prune_bert.report import PruningReport, RecoveryInfo
 from prune_bert.surgery import drop
@@ -30,6 +32,7 @@ def run_recover(config: RecoverConfig, argv: Sequence[str]) -> int:
     return 0 if report.rows else 1
 
 
+@own_accelerate_state()
 def prune_and_recover(config: RecoverConfig, *, command: str | None = None, show: bool = False) -> PruningReport:
     """Do as `prune` does, then train the pruned model, and report every state on the way.
 

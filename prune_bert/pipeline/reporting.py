@@ -53,7 +53,7 @@ def make_report(run: PruneRun) -> PruningReport:
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=run.command,
         environment={
-            **environment(run.accelerator.device, config.mixed_precision),
+            **environment(run.accelerator.device, run.accelerator.mixed_precision),
             "processes": run.accelerator.num_processes,
         },
         model=ModelInfo(

@@ -11,8 +11,10 @@ from prune_bert.config import ScoreConfig
 from prune_bert.evaluation import encode
 from prune_bert.importance import SCORERS, SiteScores, score_sites
 from prune_bert.pipeline.calibration import open_calibration
+from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.measuring import show_notes
-from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
+from prune_bert.pipeline.outputs import config_dict, write_config
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.profiling import environment
@@ -20,15 +22,17 @@ from prune_bert.report.site_scores import print_scores, write_scores
 from prune_bert.storage import write_text
 
 
+@own_accelerate_state()
 def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
     """Run the ``score`` verb: ``scores.json``, a table and a plot; each scorer is a step that is not done twice."""
-    accelerator, notes = open_accelerator(config)
+    config, accelerator, notes = open_accelerator(config)
     workspace = Workspace(config, accelerator)
     needs_labels = any(SCORERS[name].needs_labels for name in config.scorer)
     session = open_calibration(config, accelerator, needs_labels=needs_labels)
     model = session.loaded.model
     encoded = encode(session.loaded.tokenizer, session.calibration, config.max_seq_length)
-    workspace.open(run_fingerprint(config, model, session.calibration))
+    fingerprints = Fingerprints(config, accelerator, {"model": model_fingerprint(model, session.loaded.tokenizer)})
+    workspace.open(fingerprints.of_steps({"calibration": data_fingerprint(session.calibration)}))
 
     def score(name: str) -> SiteScores:
         def compute() -> SiteScores:
@@ -56,7 +60,7 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
                 "norm": config.norm,
                 "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
                 "notes": list(notes),
-                "environment": environment(accelerator.device, config.mixed_precision),
+                "environment": environment(accelerator.device, accelerator.mixed_precision),
                 "command": shlex.join(argv),
                 "config": config_dict(config),
             }

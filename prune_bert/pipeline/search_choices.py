@@ -40,7 +40,10 @@ class Choices:
 
     @property
     def by_agreement(self) -> bool:
-        """Whether accuracy means the share of predictions that stay."""
+        """Whether accuracy means the agreement with the unpruned model: the share of predictions that stay.
+
+        On a regression it is the correlation with its predictions.
+        """
         return self.objective == "agreement"
 
     @property
@@ -75,10 +78,27 @@ def settle(config: SearchConfig) -> Choices:
     compensated = config.compensation != "none"
     compensation = CompensationSettings.from_options(config) if compensated else None
     objective = config.objective or ("divergence" if compensated else "loss")
-    by_default = width is not None and objective != "metric" and not compensated
-    racing = by_default if config.racing is None else config.racing
     scorer = config.scorer or DEFAULT_SCORER
-    return Choices(strategy, components, width, racing, scorer, objective, compensation, budget)
+    return Choices(strategy, components, width, bool(config.racing), scorer, objective, compensation, budget)
+
+
+def task_notes(choices: Choices, *, regression: bool) -> tuple[str, ...]:
+    """Check what depends on the kind of task: on a regression the agreement is a correlation over all rows.
+
+    Returns:
+        What a reader of the results should know.
+
+    Raises:
+        SearchError: Racing was asked for, and rows cannot be judged one by one.
+    """
+    if not regression or choices.objective != "agreement":
+        return ()
+    if choices.racing:
+        raise SearchError(
+            "racing compares plans row by row, and on a regression the agreement is a correlation over all rows: use "
+            "--objective divergence, which is the squared difference from the unpruned model, or --racing false"
+        )
+    return ("agreement on a regression is Pearson's correlation with the unpruned model's predictions",)
 
 
 def compensation_words(settings: CompensationSettings | None) -> str:

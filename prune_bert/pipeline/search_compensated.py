@@ -116,6 +116,7 @@ class CompensatedValues:
             run.encoded,
             run.accelerator,
             description=self.scorer.told,
+            tell=self.scorer.note,
         )
 
     def _fully(self, plan: PruningPlan) -> None:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import nn
 
 from prune_bert.architectures import find_encoder
 from prune_bert.compensation.candidates import new_run
-from prune_bert.evaluation import EncodedTask, EvaluationError, TaskScore, evaluate
+from prune_bert.evaluation import EncodedTask, TaskScore, evaluate
+from prune_bert.evaluation.encoding import SharedWorkError
 from prune_bert.evaluation.evaluating import references_of, score_logits
 from prune_bert.evaluation.inference import logits_of, predict_logits, scoring_mode
 from prune_bert.evaluation.plan_recording import record_forward
+from prune_bert.evaluation.plans import one_by_one, plain_metrics
 from prune_bert.plan import PruningPlan
 from prune_bert.surgery import Bypass, bypass
 from prune_bert.surgery.swaps import Corrections
-from prune_bert.tasks import METRICS
 
 Compensated = Mapping[PruningPlan, Corrections]
 """Plans, each with what was fitted for it."""
@@ -63,15 +63,21 @@ def score_group(
     accelerator: Accelerator,
     *,
     description: str,
+    tell: Callable[[str], None] | None = None,
 ) -> list[TaskScore]:
-    """Evaluate plans that each remove one site more than a base: together, or one by one where they share no work."""
+    """Evaluate plans that each remove one site more than a base: together, or one by one where they share no work.
+
+    Several processes go the same way; `tell` is told why it was one by one.
+    """
     nn.Module.to(model, accelerator.device)
     try:
         with scoring_mode(model):
             forward = _GroupForward(model, base, plans)
             size = config.per_device_eval_batch_size
             logits, seconds = predict_logits(model, encoded, accelerator, size, description, forward)
-    except EvaluationError:
+    except SharedWorkError as error:
+        if tell is not None:
+            tell(one_by_one(error))
         return score_compensated(config, model, plans, encoded, accelerator, description=description)
     references, share = references_of(encoded.data), seconds / len(plans)
     return [
@@ -82,7 +88,7 @@ def score_group(
             0,
             config.seed,
             references=references,
-            compute=_metrics,
+            compute=plain_metrics,
             owner=f"the model under plan {str(plan)!r}",
         )
         for number, plan in enumerate(plans)
@@ -122,7 +128,7 @@ class _GroupForward:
         """Check on two examples that the first plan and the last give the same together and alone.
 
         Raises:
-            EvaluationError: They do not.
+            SharedWorkError: They do not.
         """
         self._rehearsed = True
         few = {name: tensor[[0, -1]] for name, tensor in batch.items()}
@@ -130,14 +136,9 @@ class _GroupForward:
         for place in (0, -1):
             alone = _alone(self._model, self._plans[place][1], few)
             if not torch.allclose(alone, together[:, place], rtol=1e-3, atol=1e-4, equal_nan=True):
-                raise EvaluationError("something outside the layers depends on more than their output")
+                raise SharedWorkError("something outside the layers depends on more than their output")
 
 
 def _alone(model: nn.Module, bypassed: Bypass, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with bypassed:
         return logits_of(model(**batch))
-
-
-def _metrics(names: Sequence[str], predictions: NDArray[Any], references: NDArray[Any]) -> dict[str, float]:
-    """Compute metrics by their arithmetic alone: an `evaluate.Metric` takes milliseconds, for each of many."""
-    return {name: float(METRICS[name](predictions, references)) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from prune_bert.architectures import find_encoder
-from prune_bert.config import CompensationOptions, SearchConfig
+from prune_bert.config import SearchConfig
 from prune_bert.evaluation import EncodedTask
 from prune_bert.pipeline.calibration import CalibrationSession
-from prune_bert.pipeline.outputs import run_fingerprint
+from prune_bert.pipeline.fingerprints import NAMED, Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.search_allowed import SavablePlans
 from prune_bert.pipeline.search_choices import Choices
 from prune_bert.pipeline.search_slices import Slices
@@ -25,28 +25,7 @@ from prune_bert.plan import Site
 from prune_bert.search import Journal
 from prune_bert.storage import hidden, remove, resolved
 
-# What the values of a plan depend on, beside the plan, the weights and the data. Not the budget, the strategy or the
-# objective: with others of them a search goes on from what the journal knows.
-_OF_THE_VALUES = (
-    "max_seq_length",
-    "max_calibration_samples",
-    "calibration_rows",
-    "per_device_eval_batch_size",
-    "mixed_precision",
-    "device",
-    "attn_implementation",
-    "n_resamples",
-    "seed",
-)
-_OF_THE_FITS = tuple(knob.name for knob in fields(CompensationOptions))
-_BUDGET = (
-    "max_accuracy_drop",
-    "respect_interval",
-    "min_speedup",
-    "max_latency_ms",
-    "max_parameters",
-    "keep_layers",
-)
+Fingerprint = Mapping[str, Any]
 
 
 JOURNAL = "journal.jsonl"
@@ -102,8 +81,25 @@ def journal_path(config: SearchConfig) -> Path:
     return hidden(resolved(config.output_dir), JOURNAL)
 
 
+def search_fingerprints(
+    config: SearchConfig, slices: Slices, accelerator: Accelerator
+) -> tuple[Fingerprint, Fingerprint]:
+    """Return what the values in the journal depend on, and what the finished steps of the search depend on.
+
+    Of neither is the budget a part, the strategy or the objective: they choose among what is found, and each plan, and
+    each plan's losses under an objective, has a key of its own.
+    """
+    loaded = slices.session.loaded
+    prints = Fingerprints(config, accelerator, {"model": model_fingerprint(loaded.model, loaded.tokenizer)})
+    digests = {"calibration": data_fingerprint(slices.session.calibration)}
+    if slices.fitted is not None:
+        digests["fitted"] = data_fingerprint(slices.fitted)
+    values = {name: part for name, part in prints.of_state(digests).items() if name != NAMED}
+    return values, prints.of_steps(digests | {"validation": data_fingerprint(slices.session.validation)})
+
+
 @contextmanager
-def open_journal(config: SearchConfig, slices: Slices, accelerator: Accelerator) -> Iterator[Journal]:
+def open_journal(config: SearchConfig, fingerprint: Fingerprint, accelerator: Accelerator) -> Iterator[Journal]:
     """Open the journal on the main process, and give the others what it knows.
 
     An empty journal is not left behind.
@@ -111,9 +107,6 @@ def open_journal(config: SearchConfig, slices: Slices, accelerator: Accelerator)
     Raises:
         SearchError: It is another run's, or another search is at work on it.
     """
-    names = _OF_THE_VALUES if slices.fitted is None else (*_OF_THE_VALUES, *_OF_THE_FITS)
-    fingerprint = run_fingerprint(config, slices.session.loaded.model, *slices.chosen_on)
-    fingerprint["settings"] = {name: fingerprint["settings"][name] for name in names}
     path = journal_path(config)
     opened = Journal.open(path, fingerprint) if accelerator.is_main_process else Journal.replica({})
     journal = opened
@@ -130,11 +123,3 @@ def open_journal(config: SearchConfig, slices: Slices, accelerator: Accelerator)
     finally:
         if accelerator.is_main_process:
             journal.close()
-
-
-def result_fingerprint(config: SearchConfig, slices: Slices) -> Mapping[str, Any]:
-    """Give what the finished steps of a search depend on: all but the budget, which only chooses among them."""
-    model, validation = slices.session.loaded.model, slices.session.validation
-    fingerprint = run_fingerprint(config, model, *slices.chosen_on, validation)
-    settings = {name: value for name, value in fingerprint["settings"].items() if name not in _BUDGET}
-    return fingerprint | {"settings": settings}

@@ -22,10 +22,12 @@ from prune_bert.pipeline.front_points import front_points
 from prune_bert.pipeline.measuring import score_model, show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config, write_plan
 from prune_bert.pipeline.plan_values import Known, PlanScorer, Values, objective_of
+from prune_bert.pipeline.precision import own_accelerate_state
+from prune_bert.pipeline.raced_plans import racing_with
 from prune_bert.pipeline.search_allowed import SavablePlans
-from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle
+from prune_bert.pipeline.search_choices import budget_words, compensation_words, settle, task_notes
 from prune_bert.pipeline.search_compensated import SECONDS_A_PLAN, CompensatedValues, blank_of, open_fits
-from prune_bert.pipeline.search_run import JOURNAL, SearchRun, open_journal, result_fingerprint
+from prune_bert.pipeline.search_run import JOURNAL, SearchRun, open_journal, search_fingerprints
 from prune_bert.pipeline.search_slices import open_slices
 from prune_bert.pipeline.session import open_accelerator
 from prune_bert.pipeline.workspace import Workspace
@@ -52,15 +54,17 @@ _SECONDS_A_CALL = 20.0
 _STEADY = 1.15  # timings of one model on a quiet machine differ by less
 
 
+@own_accelerate_state()
 def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     """Run the ``search`` verb: ``search.json``, the front as page, text and plot, and ``chosen_plan.json``."""
     choices = settle(config)
-    accelerator, notes = open_accelerator(config)
+    config, accelerator, notes = open_accelerator(config)
     workspace = Workspace(config, accelerator, companions=(JOURNAL,))
     scorer = SCORERS[choices.scorer]
     needs_labels = choices.needs_labels or (choices.strategy == "one_shot" and scorer.needs_labels)
     slices = open_slices(config, accelerator, needs_labels=needs_labels)
     session = slices.session
+    on_numbers = task_notes(choices, regression=session.validation.spec.regression)
     depth = len(find_encoder(session.loaded.model).layers)
     choices.budget.check(depth=depth, whole_layers=choices.whole_layers)
     check_length(session.loaded.model, config.sequence_length)
@@ -68,11 +72,12 @@ def run_search(config: SearchConfig, argv: Sequence[str]) -> int:
     sites = sites_of(depth, choices.components)
     savable = SavablePlans(config, session.loaded.model)
     savable.check(sites)
-    said, command = [*notes, *session.notes], shlex.join(argv)
+    said, command = [*notes, *session.notes, *on_numbers], shlex.join(argv)
     run = SearchRun(config, choices, command, accelerator, workspace, slices, encoded, sites, savable, said)
     fits = open_fits(run)
-    with open_journal(config, slices, accelerator) as journal:
-        workspace.open(result_fingerprint(config, slices))
+    of_values, of_steps = search_fingerprints(config, slices, accelerator)
+    with open_journal(config, of_values, accelerator) as journal:
+        workspace.open(of_steps)
         with workspace:
             report = _search(run, journal, fits)
             target = workspace.finish()
@@ -94,7 +99,7 @@ def _search(run: SearchRun, journal: Journal, fits: PlanFits | None) -> SearchRe
     _announce(run, baseline)
     blank = blank_of(run.model, choices.compensation)
     table = _parts(run, blank)
-    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline, choices.objective)
+    scorer = PlanScorer(config, run.model, run.encoded, run.accelerator, baseline, choices.objective, notes=run.notes)
     compensated = None if fits is None else CompensatedValues(run, scorer, fits, journal)
     known: Known = journaled(scorer.values, journal) if compensated is None else compensated
     options = _options(run, table, baseline, scorer, journal)
@@ -177,7 +182,7 @@ def _options(
     if choices.width is not None:
         options["width"] = choices.width
     if choices.racing:
-        options["racing"] = scorer.racing(journal)
+        options["racing"] = racing_with(scorer, journal)
     return options
 
 
@@ -289,7 +294,7 @@ def _report(
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "command": run.command,
             "environment": {
-                **environment(run.accelerator.device, config.mixed_precision),
+                **environment(run.accelerator.device, run.accelerator.mixed_precision),
                 "processes": run.accelerator.num_processes,
             },
             "config": config_dict(config),

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from prune_bert.checkpoint import LoadedModel, load_model
-from prune_bert.config import ModelOptions, RuntimeOptions, TaskOptions
+from prune_bert.config import ModelOptions, TaskOptions
 from prune_bert.errors import UserError
+from prune_bert.pipeline.precision import AnyConfig, settled_precision
 from prune_bert.plan import PlanError, PruningPlan
 from prune_bert.tasks import TaskData, align_labels, load_task
 
@@ -48,16 +49,24 @@ class TaskSession:
 
 
 def open_accelerator(
-    config: RuntimeOptions, report_to: Sequence[str] | None = None, project_dir: Path | None = None
-) -> tuple[Accelerator, tuple[str, ...]]:
-    """Set seed and threads and make the accelerator.
+    config: AnyConfig, report_to: Sequence[str] | None = None, project_dir: Path | None = None
+) -> tuple[AnyConfig, Accelerator, tuple[str, ...]]:
+    """Settle the precision, set seed and threads and make the accelerator.
 
     Returns:
-        The accelerator and notes on its precision.
+        The configuration with the precision in force, the accelerator, and notes on its precision.
 
     Raises:
         SessionError: If the device, the precision or a tracker is not to be had here.
+        PrecisionError: If the launcher asks for a precision that is not supported.
     """
+    settled, said = settled_precision(config)
+    return settled, *_accelerator(settled, report_to, project_dir, said)
+
+
+def _accelerator(
+    config: Any, report_to: Sequence[str] | None, project_dir: Path | None, said: tuple[str, ...]
+) -> tuple[Accelerator, tuple[str, ...]]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise SessionError("--device cuda, but torch sees no CUDA device here; use --device auto or cpu")
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -81,7 +90,7 @@ def open_accelerator(
             f"--report_to {' '.join(report_to)}: not installed here; pip install it (for tensorboard: "
             "pip install 'prune-bert[tensorboard]')"
         )
-    return accelerator, _precision_notes(accelerator)
+    return accelerator, (*_precision_notes(accelerator), *said)
 
 
 def open_task(config: Any) -> TaskSession:

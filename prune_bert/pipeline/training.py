@@ -18,19 +18,22 @@ from prune_bert.checkpoint import LoadedModel, load_model
 from prune_bert.config import TrainConfig
 from prune_bert.evaluation import TaskScore, encode
 from prune_bert.lora import add_lora, save_adapter
+from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.measuring import score_model, show_score
-from prune_bert.pipeline.outputs import config_dict, run_fingerprint, write_config
+from prune_bert.pipeline.outputs import config_dict, write_config
+from prune_bert.pipeline.precision import own_accelerate_state
 from prune_bert.pipeline.session import load_data, model_settings, open_accelerator
-from prune_bert.pipeline.workspace import Workspace, working_directory
+from prune_bert.pipeline.workspace import STATE, Workspace, working_directory
 from prune_bert.profiling import environment
 from prune_bert.storage import write_text
 from prune_bert.tasks import TaskData, align_labels
 from prune_bert.training import TrainResult, TrainSettings, train
 
 
+@own_accelerate_state()
 def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     """Run the ``train`` verb: a model directory that every other verb loads, and ``training.json`` beside it."""
-    accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
+    config, accelerator, notes = open_accelerator(config, config.report_to, working_directory(config.output_dir))
     workspace = Workspace(config, accelerator)
     data = load_data(config, ("train", config.eval_split), _limits(config))
     spec = data["train"].spec
@@ -41,7 +44,10 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
     if config.lora_rank:
         set_seed(config.seed)
         model = add_lora(model, config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_target_modules)
-    workspace.open(run_fingerprint(config, model, train_data))
+    models = {"model": model_fingerprint(model, loaded.tokenizer)}
+    digests = {"train": data_fingerprint(train_data), "validation": data_fingerprint(validation)}
+    fingerprint = Fingerprints(config, accelerator, models).of_training(digests)
+    workspace.open(fingerprint, resume=config.resume, precious=STATE, training=fingerprint)
     with workspace:
         score = _scorer(config, accelerator, loaded, validation)
         result = train(
@@ -50,7 +56,7 @@ def run_train(config: TrainConfig, argv: Sequence[str]) -> int:
             loaded.tokenizer,
             _settings(config),
             accelerator=accelerator,
-            state_dir=workspace.root / "state",
+            state_dir=workspace.root / STATE,
             validation=lambda trained: _headline(score(trained)),
         )
         final = score(model)
@@ -119,7 +125,7 @@ def _write_record(
         "notes": list(notes),
         "config": config_dict(config),
         "environment": {
-            **environment(accelerator.device, config.mixed_precision),
+            **environment(accelerator.device, accelerator.mixed_precision),
             "processes": accelerator.num_processes,
         },
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from prune_bert import storage
-from prune_bert.errors import UserError
+from prune_bert.pipeline.resuming import Marker, afresh, differences, keeps_training
 from prune_bert.storage import OutputDirectory, WorkingDirectory, output_directory
 
 Result = TypeVar("Result")
 
 _STEPS = "steps"
+STATE = "state"
+"""The subdirectory of the working directory in which a training keeps its checkpoints."""
+
 # The settings that name something on this machine which a run reads.
 _INPUTS = (
     "model_name_or_path",
@@ -30,10 +33,6 @@ _INPUTS = (
     "validation_file",
     "plan",
 )
-
-
-class WorkspaceError(UserError):
-    """The working directory holds the unfinished training of another run."""
 
 
 class Workspace:
@@ -69,38 +68,57 @@ class Workspace:
         """The hidden directory itself, for what is needed only to resume."""
         return self._working.root
 
-    def open(self, fingerprint: Mapping[str, Any], *, resume: bool = True, precious: str | None = None) -> bool:
-        """Make the directory, or take up the one of a killed run with the same fingerprint.
+    def open(
+        self,
+        fingerprint: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        precious: str | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Make the directory, or take up what a killed run has left of which the fingerprint is the same.
 
         Args:
-            fingerprint: What the results depend on.
+            fingerprint: What the finished steps depend on.
             resume: Take up what is there; otherwise start afresh.
             precious: A subdirectory of training checkpoints: another run's are not thrown away unasked.
+            training: What that training depends on: with steps of another fingerprint it is kept all the same.
 
         Returns:
-            Whether there is something to resume.
+            Whether there are finished steps to resume from.
 
         Raises:
             OutputError: If a living process is at work in it, another run has finished meanwhile, or it cannot be made.
-            WorkspaceError: If it holds another run's training.
+            ResumingError: If it holds another run's training.
         """
         resumed = False
         if self._accelerator.is_main_process:
-            digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()
-            same = self._working.open(self._output) == digest
+            stored = Marker.parse(self._working.open(self._output))
             try:
-                if resume and same:
-                    self._working.resume()
-                else:
-                    if resume and precious is not None and not self._working.cleared:
-                        _refuse_training(self.root, precious)
-                    self._working.begin(digest)
-                storage.make_directory(self.root / _STEPS)
-                resumed = any((self.root / _STEPS).iterdir())
+                wanted = Marker(fingerprint, training or {})
+                resumed = self._take_up(stored if resume else None, wanted, precious if resume else None)
             except BaseException:
                 self._working.release()
                 raise
         return bool(self._same_everywhere(resumed))
+
+    def _take_up(self, stored: Marker | None, wanted: Marker, precious: str | None) -> bool:
+        """Keep what is valid, throw the rest away, and record what this run depends on."""
+        steps = self.root / _STEPS
+        finished = steps.is_dir() and any(steps.iterdir())
+        protected = None if self._working.cleared else precious
+        kept = protected is not None and keeps_training(self.root, protected, stored, wanted)
+        if stored is not None and not differences(stored.steps, wanted.steps):
+            self._working.resume()
+            storage.make_directory(steps)
+            return finished
+        if stored is not None and stored.steps and finished:
+            sys.stderr.write(f"note: {afresh(self.root, stored, wanted, kept=kept)}\n")
+        # a kill from here on leaves no step, and no training, under a wrong fingerprint
+        keep = (protected,) if kept and protected is not None else ()
+        self._working.begin(wanted.text(), keep=keep, meanwhile=Marker({}, wanted.state).text())
+        storage.make_directory(steps)
+        return False
 
     def step(
         self,
@@ -191,16 +209,3 @@ def inputs_of(config: Any) -> dict[str, str]:
     if not found.get("plan", "").endswith(".json"):
         found.pop("plan", None)
     return found
-
-
-def _refuse_training(directory: Path, name: str) -> None:
-    """Keep the hours of training that a run with other settings has left.
-
-    Raises:
-        WorkspaceError: There are some.
-    """
-    if any((directory / name).rglob("checkpoint-*.pt")):
-        raise WorkspaceError(
-            f"{str(directory)!r} holds the unfinished training of another run (other settings, model or data): finish "
-            "that with its own settings, choose another --output_dir, or pass --no_resume to throw it away"
-        )

@@ -17,7 +17,7 @@ from prune_bert.profiling import eval_mode
 from prune_bert.recovery.settings import RecoverSettings, RecoveryError
 from prune_bert.surgery import pruning_record
 from prune_bert.training.losses import Batch, cross_entropies, squared_errors
-from prune_bert.training.state import weights_fingerprint
+from prune_bert.training.state import config_fingerprint, weights_fingerprint
 
 LayerPairs = tuple[tuple[int, int], ...]  # positions of a layer in the student and in the teacher
 
@@ -85,6 +85,7 @@ class DistillationLoss:
         """Tell what this loss depends on, for the checkpoints of a run that minimises it."""
         return {
             "teacher": weights_fingerprint(self.teacher),
+            "teacher config": config_fingerprint(self.teacher),
             "temperature": self.temperature,
             "label_weight": self.label_weight,
             "hidden_weight": self.hidden_weight,

@@ -44,7 +44,7 @@ class PhaseStore:
         """
         if self._root is None:
             return [], {}
-        saved = state.load_newest(self._root) if resume else None
+        saved = state.load_newest(self._root, self._accelerator) if resume else None
         if saved is not None:
             state.check_fingerprint(saved["fingerprint"], self._fingerprint, self._root)
         self._accelerator.wait_for_everyone()  # nobody reads any more

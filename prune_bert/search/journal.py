@@ -10,12 +10,14 @@ from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 from prune_bert.plan import PruningPlan
+from prune_bert.search.changes import changes, summary
 from prune_bert.search.objective import SearchError
 from prune_bert.search.racing import LossesOfBatch
 from prune_bert.storage import files
 
 Value = TypeVar("Value")
 
+_NAMED = 6
 _HEADER = '{"prune_bert_journal": 1, "fingerprint": '
 
 
@@ -107,11 +109,17 @@ def journaled(
     return known_or_computed
 
 
-def journaled_losses(losses_of_batch: LossesOfBatch, journal: Journal) -> LossesOfBatch:
-    """Wrap the losses of a race in the same way; here the batch in hand is one calibration batch of all its plans."""
+def journaled_losses(losses_of_batch: LossesOfBatch, journal: Journal, objective: str = "losses") -> LossesOfBatch:
+    """Wrap the losses of a race in the same way; here the batch in hand is one calibration batch of all its plans.
+
+    Args:
+        losses_of_batch: The losses.
+        journal: Where they are kept.
+        objective: What the losses are of: those of one objective are never read for another.
+    """
 
     def known_or_computed(plans: Sequence[PruningPlan], batch: int) -> Sequence[Sequence[float]]:
-        keys = {plan: f"batch {batch} of {plan}" for plan in plans}
+        keys = {plan: f"{objective} in batch {batch} of {plan}" for plan in plans}
         unknown = [plan for plan, key in keys.items() if key not in journal.known]
         if unknown:
             rows = zip(unknown, losses_of_batch(unknown, batch), strict=True)
@@ -156,25 +164,15 @@ def _check_header(found: bytes, expected: str, path: Path) -> None:
         stored = json.loads(found)["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise SearchError(f"{str(path)!r} is not the journal of a search; choose another output directory") from error
-    wanted = json.loads(expected)["fingerprint"]
-    if stored != wanted:
-        differing = ", ".join(_differing(stored, wanted)) or "its fingerprint"
+    differing = changes(stored, json.loads(expected)["fingerprint"])
+    if differing:
+        names = ", ".join(change.name for change in differing[:_NAMED]) or "its fingerprint"
+        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        values = f" ({summary(differing)})" if differing[0].name else ""
         raise SearchError(
-            f"{str(path)!r} is the journal of another run (different: {differing}); run with the same settings, "
-            "choose another output directory, or delete the journal to start afresh"
+            f"{str(path)!r} is the journal of another run (different: {names}{more}){values}; run with the same "
+            "settings, choose another output directory, or delete the journal to start afresh"
         )
-
-
-def _differing(stored: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """Name what differs between two fingerprints."""
-    if not isinstance(stored, dict) or not isinstance(wanted, dict):
-        return [prefix] if prefix else []
-    names = [name for name in (*stored, *wanted) if stored.get(name) != wanted.get(name)]
-    return [
-        inner
-        for name in dict.fromkeys(names)
-        for inner in _differing(stored.get(name), wanted.get(name), f"{prefix}.{name}" if prefix else name)
-    ]
 
 
 def _values(data: bytes, path: Path) -> tuple[dict[str, Any], int]:

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,29 @@ class WorkingDirectory:
         """Whether nothing in it belongs to a run: it is new, or one was killed while it emptied it."""
         return not (self.root / _MARKER).exists()
 
-    def begin(self, fingerprint: str) -> None:
-        """Empty the hidden directory and mark it as that of a new run."""
-        _clear(self.root)
+    def begin(self, fingerprint: str, *, keep: Collection[str] = (), meanwhile: str = "") -> None:
+        """Empty the hidden directory and mark it as that of a new run.
+
+        Args:
+            fingerprint: What `open` returns when the run is started again.
+            keep: The names of subdirectories that are not emptied.
+            meanwhile: What `open` returns where the process dies before all else is removed, and something is kept.
+        """
         self._token = secrets.token_hex(16)
+        if keep:
+            self._mark(meanwhile)
+            for item in sorted(self.root.iterdir()):
+                if item.name not in (_MARKER, *keep):
+                    files.remove(item)
+        else:
+            _clear(self.root)
         self.resume()
+        self._mark(fingerprint)
+        files.remove_file(self.root / _CLEARED)
+
+    def _mark(self, fingerprint: str) -> None:
         stored = {"token": self._token, "fingerprint": fingerprint, "companions": self._companions}
         files.write_text(self.root / _MARKER, json.dumps(stored))
-        files.remove_file(self.root / _CLEARED)
 
     def resume(self) -> None:
         """Make sure that there is a directory for the output."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
@@ -174,7 +175,7 @@ def saved_state(
     if state_dir is None:
         return None
     if settings.resume:
-        saved = state.load_newest(state_dir)
+        saved = state.load_newest(state_dir, accelerator)
         if saved is not None:
             state.check_fingerprint(saved["fingerprint"], fingerprint, state_dir)
     else:
@@ -206,6 +207,8 @@ def run_fingerprint(
         "training examples": data,
         "trainable parameters": trainable,
         "initial weights": state.weights_fingerprint(model),
+        "model config": state.config_fingerprint(model),
+        "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
     }
     parts: tuple[Any, ...] = (loss_function, validation)
     for part in parts:

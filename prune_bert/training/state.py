@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import json
 import random
 import re
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from prune_bert.errors import UserError
+from prune_bert.search.changes import changes
 from prune_bert.storage import files
 
 KEPT = 2
+_NOT_OF_THE_MODEL = ("_name_or_path", "_commit_hash", "transformers_version")
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
 
 
@@ -48,17 +51,36 @@ def save_checkpoint(state_dir: Path, step: int, payload: Mapping[str, Any]) -> P
     return path
 
 
-def load_newest(state_dir: Path) -> dict[str, Any] | None:
-    """Return the newest checkpoint that can be read, or None; one that cannot is named on stderr."""
-    for path in reversed(_checkpoints(state_dir)):
-        try:
-            payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
-            sys.stderr.write(f"warning: passing over the damaged training checkpoint {path}: {reason}\n")
-        else:
+def load_newest(state_dir: Path, accelerator: Accelerator | None = None) -> dict[str, Any] | None:
+    """Return the newest checkpoint that every process can read, or None; one that cannot be read is named on stderr.
+
+    Without an accelerator this process decides alone.
+    """
+    for path in reversed(_same_everywhere(_checkpoints(state_dir), accelerator)):
+        payload, reason = _load(path)
+        reasons = [reason] if accelerator is None else gather_object([reason])
+        if not any(reasons):
             return payload
+        if accelerator is None or accelerator.is_main_process:
+            first = next(filter(None, reasons))
+            sys.stderr.write(f"warning: passing over the damaged training checkpoint {path}: {first}\n")
     return None
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read a checkpoint, or say why it cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True), ""
+    except Exception as error:  # on damaged bytes the unpickler raises whatever its next step comes upon
+        return None, (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _same_everywhere(paths: list[Path], accelerator: Accelerator | None) -> list[Path]:
+    """Return the main process's list on every process."""
+    shared = [paths]
+    if accelerator is not None:
+        broadcast_object_list(shared)
+    return shared[0]
 
 
 def clear_checkpoints(state_dir: Path) -> None:
@@ -77,9 +99,7 @@ def check_fingerprint(saved: Mapping[str, Any], current: Mapping[str, Any], stat
         ResumeError: The message names everything that differs.
     """
     differences = [
-        f"{name} was {saved.get(name)!r} and is now {current.get(name)!r}"
-        for name in [*saved, *(name for name in current if name not in saved)]
-        if saved.get(name) != current.get(name)
+        f"{change.name} was {change.before!r} and is now {change.after!r}" for change in changes(saved, current)
     ]
     if differences:
         raise ResumeError(
@@ -95,6 +115,16 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}{parameter.requires_grad}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def config_fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Return a model's config as JSON has it, without what only says where it came from; empty where it has none."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "to_dict"):
+        return {}
+    kept = {str(name): value for name, value in config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
+    return plain
 
 
 def data_fingerprint(rows: Iterable[np.ndarray]) -> str:
