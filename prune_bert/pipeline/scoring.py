@@ -6,11 +6,14 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
 
 from prune_bert.config import ScoreConfig
 from prune_bert.evaluation import encode
 from prune_bert.importance import SCORERS, SiteScores, score_sites
-from prune_bert.pipeline.calibration import open_calibration
+from prune_bert.pipeline.calibration import CalibrationSession, open_calibration
 from prune_bert.pipeline.fingerprints import Fingerprints, data_fingerprint, model_fingerprint
 from prune_bert.pipeline.measuring import show_notes
 from prune_bert.pipeline.outputs import config_dict, write_config
@@ -52,18 +55,7 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
         scores = [score(name) for name in config.scorer]
         notes = (*notes, *session.notes)
         if accelerator.is_main_process:
-            record = {
-                "model": session.loaded.name,
-                "task": session.calibration.spec.name,
-                "source": session.calibration.source,
-                "n": len(session.calibration.dataset),
-                "norm": config.norm,
-                "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
-                "notes": list(notes),
-                "environment": environment(accelerator.device, accelerator.mixed_precision),
-                "command": shlex.join(argv),
-                "config": config_dict(config),
-            }
+            record = _record(config, argv, session, scores, accelerator) | {"notes": list(notes)}
             text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
             write_text(workspace.directory / "scores.json", text)
             write_scores(scores, session.loaded.name, session.calibration.spec.name, workspace.directory)
@@ -74,3 +66,24 @@ def run_score(config: ScoreConfig, argv: Sequence[str]) -> int:
         print_scores(scores)
         sys.stdout.write(f"written to {target}\n")
     return 0
+
+
+def _record(
+    config: ScoreConfig,
+    argv: Sequence[str],
+    session: CalibrationSession,
+    scores: Sequence[SiteScores],
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Gather what ``scores.json`` holds beside the notes."""
+    return {
+        "model": session.loaded.name,
+        "task": session.calibration.spec.name,
+        "source": session.calibration.source,
+        "n": len(session.calibration.dataset),
+        "norm": config.norm,
+        "scorers": [one.to_dict() | {"removal_order": [str(site) for site in one.ranking()]} for one in scores],
+        "environment": environment(accelerator.device, accelerator.mixed_precision),
+        "command": shlex.join(argv),
+        "config": config_dict(config),
+    }
