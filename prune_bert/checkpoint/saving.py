@@ -16,8 +16,8 @@ from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.sources import COMPACT_MODEL_TYPE, COMPACT_WEIGHTS, CheckpointError
 from prune_bert.checkpoint.staging import staged_directory
 from prune_bert.stand_ins import Identity
-from prune_bert.surgery import evaluation_mode, pruning_record
-from prune_bert.surgery.probe import base_model_inputs
+from prune_bert.surgery import pruning_record
+from prune_bert.surgery.probe import base_model_inputs, probing
 from prune_bert.surgery.temporary import is_bypassed
 
 CheckpointFormat = Literal["portable", "compact"]
@@ -125,13 +125,13 @@ def _check_reload(model: PreTrainedModel, directory: Path, format: str) -> None:
 def _outputs(model: nn.Module) -> torch.Tensor:
     base, inputs = base_model_inputs(model)
     try:
-        with evaluation_mode(model):
+        with probing(model):
             return _first(model(**inputs))
     except (
         ValueError,
         RuntimeError,
     ):  # a head that wants more than token ids: the encoder is what was pruned
-        with evaluation_mode(base):
+        with probing(base):
             return _first(base(**inputs))
 
 

@@ -19,8 +19,8 @@ AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model and all its parts into eval mode, and each part back into its own mode on leaving."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         yield model
     finally:
         for module, training in modes:
