@@ -84,6 +84,7 @@ def check_every_failure(
     make: Callable[[], nn.Module], operation: Callable[[nn.Module], object], failing: Callable, points: int
 ) -> None:
     """Fail an operation at points spread over its whole length, its first and last calls among them."""
+    operation(make())  # what is remembered from call to call is known by then
     with failing(0) as count:
         operation(make())
     total = count[0]

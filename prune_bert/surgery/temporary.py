@@ -63,7 +63,7 @@ class Bypass(AbstractContextManager[nn.Module]):
         finally:
             for swap, parent, _ in entered:
                 parent._modules[swap.path.rpartition(".")[2]] = swap.original
-        self._entered = []
+            self._entered = []
         for swap, _, was_training in entered:
             if swap.stand_in.training != was_training:
                 swap.original.train(swap.stand_in.training)
