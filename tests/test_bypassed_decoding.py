@@ -9,6 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from prune_bert import PruningPlan, bypass, drop
 from prune_bert.stand_ins import CacheError
 
+TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODERS = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", LONG | TOKENS | {"num_key_value_heads": 2}),
@@ -65,9 +66,14 @@ def test_a_beam_and_a_static_cache_count_a_bypassed_layer_too():
         beams = {"num_beams": 2, "max_new_tokens": 6, "do_sample": False}
         one, other = (model.generate(**left_padded(), **beams, use_cache=cached) for cached in (True, False))
         assert torch.equal(one, other)
-        assert_cache_changes_nothing(model, cache_implementation="static")
+        if TRANSFORMERS_4:  # its static cache has the form of every layer beforehand
+            with pytest.raises(CacheError, match="StaticCache does not count"):
+                generated(model, True, cache_implementation="static")
+        else:
+            assert_cache_changes_nothing(model, cache_implementation="static")
 
 
+@pytest.mark.skipif(TRANSFORMERS_4, reason="transformers 4 cannot return attentions of it without encoder states")
 @pytest.mark.parametrize("text", ["layer:0", "layer:2", "attention:0"])
 def test_a_decoder_with_cross_attention_counts_in_its_own_cache_alone(text):
     model = decoder("bert", add_cross_attention=True)
@@ -101,8 +107,6 @@ def test_a_cache_that_cannot_count_serves_one_forward_and_no_second():
     with bypass(model, PruningPlan.parse("layer:1")):
         stand_in, cache, hidden = model.model.layers[1], Counting(), torch.ones(1, 2, 32)
         assert stand_in(hidden, past_key_values=cache) is hidden
-        with pytest.raises(
-            CacheError, match=r"Counting does not count .* use_cache=False, or drop the layer"
-        ) as caught:
+        with pytest.raises(CacheError, match=r"Counting does not count .* or drop the layer") as caught:
             stand_in(hidden, past_key_values=cache)
     assert "\n" not in str(caught.value)

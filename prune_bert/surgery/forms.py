@@ -1,8 +1,9 @@
 """The return forms of modules, learnt from probing calls: what each item of an output is.
 
-An item's role is known by where it comes from, never by its shape alone. The hidden states come first. Attention
-weights are the very tensor that a module returns where its code declares them, or appear only when they are asked for.
-An item that the module was given is passed on. Anything else is refused.
+An item's role is known by where it comes from, never by its shape alone. The hidden states come first, behind nothing
+but attention weights that were asked for (DistilBERT of transformers 4). Attention weights are the very tensor that a
+module returns where its code declares them, or appear only when they are asked for. An item that the module was given
+is passed on. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ def _form(
         raise SurgeryError(
             f"{owner} returns {type(output).__name__}; an identity can return a tensor, a tuple or a mapping"
         )
-    _check_hidden(owner, items[0], hidden.shape)
+    first = _place_of_hidden(owner, items, hidden.shape, asked=usual is not None)
     given = _given(module, call)
-    roles: list[Role] = ["hidden"]
-    for place, item in enumerate(items[1:], start=1):
-        asked_for = usual is not None and (place >= len(usual) or usual[place] == "none")
-        role = _role(item, given, weights, hidden.shape if asked_for else None)
+    roles: list[Role] = []
+    for place, item in enumerate(items):
+        asked_for = usual is not None and (place < first or place >= len(usual) or usual[place] == "none")
+        role = "hidden" if place == first else _role(item, given, weights, hidden.shape if asked_for else None)
         if role is None:
             raise SurgeryError(
                 f"{owner} returns {_described(item)} as item {place} of its output, and it is not known what that is: "
@@ -86,12 +87,15 @@ def _form(
     return ReturnForm(container, tuple(roles), keys, heads)
 
 
-def _check_hidden(owner: str, first: Any, shape: torch.Size) -> None:
-    if not isinstance(first, torch.Tensor) or first.shape != shape:
-        raise SurgeryError(
-            f"{owner} returns {_described(first)}, where an identity can return only the shape {tuple(shape)} of its "
-            "input: it cannot stand in"
-        )
+def _place_of_hidden(owner: str, items: Sequence[Any], shape: torch.Size, *, asked: bool) -> int:
+    """Return the place of the hidden states: the first, unless attention weights were asked for and precede them."""
+    fitting = [place for place, item in enumerate(items) if isinstance(item, torch.Tensor) and item.shape == shape]
+    if fitting and (fitting[0] == 0 or (asked and len(fitting) == 1)):
+        return fitting[0]
+    raise SurgeryError(
+        f"{owner} returns {_described(items[0])}, where an identity can return only the shape {tuple(shape)} of its "
+        "input: it cannot stand in"
+    )
 
 
 def _role(
