@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
@@ -21,19 +22,23 @@ from torch import nn
 from prune_bert.corrections import Correction, FittedSite
 from prune_bert.errors import UserError
 
-Role = Literal["hidden", "attention", "none"]
 Value = Literal["identity", "zero"]
 
 # Modules of post-LN families that add the residual themselves call it this; skipping them means returning it.
 RESIDUAL_ARGUMENT = "input_tensor"
 ATTENTIONS_FLAG = "output_attentions"
 
+# Under this name a layer of BigBird knows which attention it has; `set_attention_type` switches it.
+ATTENTION_TYPE = "attention_type"
+# By these names a layer knows its own index, under which it keeps its keys and values in a cache.
+INDEX_NAMES = ("layer_idx", "layer_id")
+
 # What nn.Module keeps for itself, and what big-model dispatch hangs on an instance: never copied to a stand-in.
 _NOT_COPIED = {*vars(nn.Module()), "forward", "_old_forward", "_hf_hook"}
 
 
-class FormError(UserError, TypeError):
-    """A module returns something that no identity can imitate."""
+class CacheError(UserError, RuntimeError):
+    """A cache of keys and values in which a stand-in cannot keep its place."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Argument:
         return args[self.position] if len(args) > self.position else kwargs.get(self.name, default)
 
 
+Role = Literal["hidden", "attention", "none"] | Argument
+
+
 @dataclass(frozen=True)
 class ReturnForm:
     """The form of what a module returns.
@@ -60,7 +68,8 @@ class ReturnForm:
     Attributes:
         container: The type that holds the items (``tuple``, ``list`` or a mapping such as a ``ModelOutput``), or
             None for a bare tensor.
-        roles: What each item is: the hidden states, attention weights, or None.
+        roles: What each item is: the hidden states, attention weights, None, or an argument that is passed on (T5's
+            position bias).
         keys: The items' names, for a mapping.
         heads: The number of attention heads, for the ``"attention"`` role.
     """
@@ -70,16 +79,18 @@ class ReturnForm:
     keys: tuple[str, ...] = ()
     heads: int = 1
 
-    def wrap(self, hidden: torch.Tensor) -> Any:
-        """Put hidden states of shape ``(batch, seq, hidden)`` into the form."""
+    def wrap(self, hidden: torch.Tensor, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """Put hidden states of shape ``(batch, seq, hidden)`` into the form, for a call with the given arguments."""
         if self.container is None:
             return hidden
-        items = [self._item(role, hidden) for role in self.roles]
+        items = [self._item(role, hidden, args, kwargs or {}) for role in self.roles]
         if self.keys:
             return self.container(**dict(zip(self.keys, items, strict=True)))
         return self.container(items)
 
-    def _item(self, role: Role, hidden: torch.Tensor) -> torch.Tensor | None:
+    def _item(self, role: Role, hidden: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        if isinstance(role, Argument):
+            return role.pick(args, kwargs)
         if role == "hidden":
             return hidden
         return self_attention_weights(hidden, self.heads) if role == "attention" else None
@@ -98,49 +109,6 @@ def self_attention_weights(hidden: torch.Tensor, heads: int) -> torch.Tensor:
     batch, length = hidden.shape[:2]
     eye = torch.eye(length, dtype=hidden.dtype, device=hidden.device)
     return eye.expand(batch, heads, length, length)
-
-
-def learn_form(owner: str, output: Any, shape: torch.Size) -> ReturnForm:
-    """Learn the form of a module's output, given the shape of the hidden states in it.
-
-    Raises:
-        FormError: If the output holds no tensor of that shape, or more than an identity can make up.
-    """
-    items: list[Any]
-    keys: tuple[str, ...] = ()
-    container: type | None = None
-    if isinstance(output, torch.Tensor):
-        items = [output]
-    elif isinstance(output, Mapping):
-        items, keys, container = list(output.values()), tuple(output), type(output)
-    elif isinstance(output, (tuple, list)):
-        items, container = list(output), tuple if isinstance(output, tuple) else list
-    else:
-        raise FormError(
-            f"{owner} returns {type(output).__name__}; an identity can return a tensor, a tuple or a mapping"
-        )
-    roles = _roles(owner, items, shape)
-    heads = next((item.shape[1] for item, role in zip(items, roles, strict=True) if role == "attention"), 1)
-    return ReturnForm(container, roles, keys, heads)
-
-
-def _roles(owner: str, items: Sequence[Any], shape: torch.Size) -> tuple[Role, ...]:
-    roles: list[Role] = []
-    for item in items:
-        tensor = isinstance(item, torch.Tensor)
-        if tensor and item.shape == shape and "hidden" not in roles:
-            roles.append("hidden")
-        elif tensor and len(shape) == 3 and item.dim() == 4 and item.shape[2:] == (shape[1], shape[1]):
-            roles.append("attention")
-        elif item is None:
-            roles.append("none")
-        else:
-            what = f"a tensor of shape {tuple(item.shape)}" if tensor else type(item).__name__
-            wanted = f"the shape {tuple(shape)} of its input"
-            raise FormError(f"{owner} returns {what}, where an identity can return only {wanted}: it cannot stand in")
-    if "hidden" not in roles:
-        raise FormError(f"{owner} returns no tensor of the shape {tuple(shape)} of its input: it cannot be an identity")
-    return tuple(roles)
 
 
 class Identity(nn.Module):
@@ -173,6 +141,9 @@ class Identity(nn.Module):
         self.identity_value = value
         self.identity_norm_path = norm_path
         self.identity_recorders: tuple[str, ...] = ()
+        self.identity_temporary = False
+        self.identity_caches = False
+        self.identity_switch: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the chosen argument, ``(batch, seq, hidden)``, in the form that the caller expects."""
@@ -181,7 +152,23 @@ class Identity(nn.Module):
             raise TypeError(f"{type(self).__name__} was called without its argument {self.identity_argument.name!r}")
         for recorder in self.identity_recorders:
             getattr(self, recorder)(hidden)
-        return self._form(args, kwargs).wrap(self._value(hidden))
+        if self.identity_caches:
+            self._count_in_caches(hidden, args, kwargs)
+        return self._form(args, kwargs).wrap(self._value(hidden), args, kwargs)
+
+    def _count_in_caches(self, hidden: torch.Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Count the tokens of ``(batch, seq, hidden)`` in each cache among the arguments, as the original would."""
+        for cache in filter(is_cache, (*args, *kwargs.values())):
+            if _count_tokens(cache, index_of(self), hidden):
+                continue
+            known = _UNCOUNTED.setdefault(cache, WeakSet())
+            if self in known:
+                raise CacheError(
+                    f"{type(self).__name__} stands in for a layer, and a {type(cache).__name__} does not count the "
+                    "tokens of a layer that keeps nothing: generate with the default cache or with use_cache=False, "
+                    "or drop the layer instead of bypassing it"
+                )
+            known.add(self)
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
         """Give the identity's value, with the correction where there is one."""
@@ -209,8 +196,14 @@ class Identity(nn.Module):
             return "returns zeros: the residual outside is all that remains"
         kept = f"LayerNorm({self.identity_argument.name})" if self.identity_norm_path else self.identity_argument.name
         roles = self.identity_form.roles
-        named = [kept if role == "hidden" else "I" if role == "attention" else "None" for role in roles]
+        named = [self._shown(role, kept) for role in roles]
         return f"returns {kept}" if self.identity_form.container is None else f"returns ({', '.join(named)})"
+
+    @staticmethod
+    def _shown(role: Role, kept: str) -> str:
+        if isinstance(role, Argument):
+            return role.name
+        return {"hidden": kept, "attention": "I", "none": "None"}[role]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         base = getattr(type(self), "identity_base", None)
@@ -230,9 +223,21 @@ def _class_for(base: type) -> type:
     if base.__module__.split(".")[0] == "torch" or issubclass(base, Identity):
         return Identity
     if base not in _CLASSES:
-        body = {"__module__": __name__, "identity_base": base, "__doc__": f"Stands in for {base.__name__}."}
+        body: dict[str, Any] = {
+            "__module__": __name__,
+            "identity_base": base,
+            "__doc__": f"Stands in for {base.__name__}.",
+        }
+        if hasattr(base, "set_attention_type"):
+            body["set_attention_type"] = _note_switch
         _CLASSES[base] = type(f"Identity{base.__name__}", (Identity, base), body)
     return _CLASSES[base]
+
+
+def _note_switch(stand_in: Identity, value: str, *args: Any, **kwargs: Any) -> None:
+    """In the place of BigBird's ``set_attention_type``, which its model calls on each layer: note it, to pass it on."""
+    vars(stand_in)[ATTENTION_TYPE] = value
+    stand_in.identity_switch = ((value, *args), kwargs)
 
 
 def _blank(base: type) -> nn.Module:
@@ -250,6 +255,7 @@ def stand_in_for(
     norm_path: str = "",
     recorders: Sequence[nn.Module] = (),
     fitted: FittedSite | None = None,
+    counts: bool = True,
 ) -> Identity:
     """Make a fresh stand-in for one module.
 
@@ -263,6 +269,7 @@ def stand_in_for(
         norm_path: The LayerNorm within ``original`` that stays, by dotted path, or nothing.
         recorders: Stand-ins of attention modules inside ``original`` that the capture hooks must still see.
         fitted: The correction of a compensated site, and its LayerNorm's refit; copies go into the stand-in.
+        counts: Whether a cache that it is given counts its tokens, where modules inside it know their layer's index.
     """
     stand_in = cast(Identity, _blank(type(original)))
     nn.Module.__init__(stand_in)
@@ -271,7 +278,7 @@ def stand_in_for(
             stand_in.__dict__[name] = attribute
     # One dictionary for both: a hook registered on either is on both, and leaves both when it is removed.
     stand_in._forward_hooks = original._forward_hooks
-    flag = _flag_argument(original)
+    flag = flag_argument(original)
     names = tuple(norm_path.split(".")) if norm_path else ()
     stand_in._set_up(argument, form, form_with_attentions, flag, value, names)
     if names:
@@ -281,6 +288,8 @@ def stand_in_for(
         weight = next(original.parameters(), fitted.correction.bias)
         stand_in.add_module("correction", fitted.correction_like(weight))
     _add_recorders(stand_in, recorders)
+    if counts:
+        _keep_index(stand_in, original)
     stand_in.training = original.training
     return stand_in
 
@@ -296,6 +305,58 @@ def _add_recorders(stand_in: Identity, recorders: Sequence[nn.Module]) -> None:
     stand_in.identity_recorders = tuple(called)
 
 
+# Caches that do not count a stand-in's tokens, each with the stand-ins: right in one forward, not in a second.
+_UNCOUNTED: WeakKeyDictionary[Any, WeakSet[nn.Module]] = WeakKeyDictionary()
+
+
+def _keep_index(stand_in: Identity, original: nn.Module) -> None:
+    """Let a stand-in know the index under which the attention inside the original used the cache."""
+    for module in original.modules():
+        index = index_of(module)
+        if index is not None:
+            stand_in.identity_caches = True
+            vars(stand_in).setdefault(INDEX_NAMES[0], index)
+
+
+def index_of(module: nn.Module) -> int | None:
+    """Return the index of its layer that a module knows, for a cache."""
+    values = [vars(module).get(name) for name in INDEX_NAMES]
+    return next((value for value in values if type(value) is int), None)
+
+
+def is_cache(value: object) -> bool:
+    """Tell whether an argument is a cache of keys and values of transformers."""
+    return hasattr(value, "get_seq_length") and hasattr(value, "reorder_cache")
+
+
+def cached_tokens(cache: Any, index: int | None) -> int | None:
+    """Return how many tokens a layer's entry of a cache holds; None where the entry has no such number."""
+    own = getattr(cache, "self_attention_cache", cache)
+    try:
+        return None if index is None else int(own.get_seq_length(index))
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _count_tokens(cache: Any, index: int | None, hidden: torch.Tensor) -> bool:
+    """Note tokens in a layer's entry of a cache, with keys and values of one head of width 1 in the place of its own.
+
+    Code outside the layer asks the entry of layer 0 how many tokens the cache holds, for positions and masks.
+
+    Returns:
+        Whether the cache counts them.
+    """
+    before = cached_tokens(cache, index)
+    if before is None or hidden.dim() != 3:
+        return False
+    marks = hidden.new_ones(hidden.shape[0], 1, hidden.shape[1], 1)
+    try:
+        getattr(cache, "self_attention_cache", cache).update(marks, marks, index)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return cached_tokens(cache, index) == before + hidden.shape[1]
+
+
 def _graft(stand_in: nn.Module, path: tuple[str, ...], kept: nn.Module) -> None:
     """Hang the kept module at its old path, so that its weights keep their names."""
     for name in path[:-1]:
@@ -305,7 +366,8 @@ def _graft(stand_in: nn.Module, path: tuple[str, ...], kept: nn.Module) -> None:
     stand_in.add_module(path[-1], kept)
 
 
-def _flag_argument(original: nn.Module) -> Argument | None:
+def flag_argument(original: nn.Module) -> Argument | None:
+    """Return the flag by which a caller asks a module for attention weights, if it takes one."""
     names = forward_parameters(original)
     return Argument(names.index(ATTENTIONS_FLAG), ATTENTIONS_FLAG) if ATTENTIONS_FLAG in names else None
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from prune_bert.checkpoint.pruned import load_pruned
 from prune_bert.checkpoint.shapes import check_shapes
 from prune_bert.checkpoint.sources import CheckpointError
-from prune_bert.surgery import evaluation_mode, pruning_record, quiet_transformers
-from prune_bert.surgery.probe import base_model_inputs
+from prune_bert.surgery import pruning_record, quiet_transformers
+from prune_bert.surgery.probe import base_model_inputs, probing
 from prune_bert.surgery.probe_inputs import long_inputs
 
 _EXACT = 1e-5
@@ -117,7 +117,7 @@ def _outputs(model: PreTrainedModel, inputs: Inputs) -> dict[str, torch.Tensor]:
     found = {}
     for name, part in (("logits", model), ("hidden states", model.base_model)):
         try:
-            with evaluation_mode(part):
+            with probing(part):
                 output = part(**inputs)
         except (MemoryError, torch.OutOfMemoryError):
             raise

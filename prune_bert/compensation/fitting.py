@@ -26,6 +26,7 @@ from prune_bert.evaluation import EncodedTask
 from prune_bert.evaluation.evaluating import fitting_task
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import bypass, check_droppable
+from prune_bert.surgery.snapshot import left_unchanged
 from prune_bert.tasks import TaskData
 
 
@@ -73,10 +74,11 @@ def compensate(
     check_droppable(model, plan)
     nn.Module.to(model, accelerator.device)
     examples = Slice(encoded, accelerator, batch_size, settings.folds)
-    work = SliceFit(model, examples, settings, dtype, reads_first_token_alone(model))
-    runs = runs_of(plan)
-    for number, run in enumerate(runs, start=1):
-        work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
+    with left_unchanged(model):
+        work = SliceFit(model, examples, settings, dtype, reads_first_token_alone(model))
+        runs = runs_of(plan)
+        for number, run in enumerate(runs, start=1):
+            work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
     return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
 
 

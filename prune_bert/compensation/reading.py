@@ -16,8 +16,7 @@ from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.evaluation.inference import logits_of
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.stand_ins import Identity
-from prune_bert.surgery import evaluation_mode
-from prune_bert.surgery.probe import base_model_inputs
+from prune_bert.surgery.probe import base_model_inputs, probing
 
 
 def reads_first_token_alone(model: nn.Module) -> bool:
@@ -35,7 +34,7 @@ def reads_first_token_alone(model: nn.Module) -> bool:
             return (_others_changed(output[0]), *output[1:])
         raise TypeError
 
-    with evaluation_mode(model):
+    with probing(model):
         plain = model(**inputs)
         if not hasattr(plain, "logits") or inputs["input_ids"].shape[1] < 2:
             return False

@@ -56,7 +56,7 @@ def predict_logits(
     """
     batches = length_sorted_batches(encoded, batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
-    _move(model, accelerator.device)
+    move_to_device(model, accelerator.device)
     run = forward or (lambda batch: logits_of(model(**batch)))
     started = time.perf_counter()
     with together(accelerator), scoring_mode(model), torch.inference_mode(), accelerator.autocast():
@@ -103,7 +103,7 @@ def together(accelerator: Accelerator) -> Iterator[None]:
             raise other[0](f"on process {process}: {other[1]}")
 
 
-def _move(model: nn.Module, device: torch.device) -> None:
+def move_to_device(model: nn.Module, device: torch.device) -> None:
     """Move a model to a device, unless it is there or transformers has spread it over several."""
     parameter = next(model.parameters(), None)
     spread = hasattr(model, "hf_device_map")

@@ -20,6 +20,7 @@ from prune_bert.evaluation.inference import Forward, logits_of
 from prune_bert.evaluation.plan_recording import Recording, record_forward
 from prune_bert.evaluation.plan_tree import LayerVariant, PlanNode, PlanTree, layer_variants, plan_tree
 from prune_bert.plan import Component, NormRule, PruningPlan, Site
+from prune_bert.surgery.snapshot import left_unchanged
 from prune_bert.surgery.swaps import Swap, put, swaps_for
 
 Replacements = Mapping[str, nn.Module]
@@ -45,12 +46,14 @@ def plan_forward(model: nn.Module, tree: PlanTree) -> Iterator[Forward]:
         SharedWorkError: If the model is of a kind where plans cannot share work.
     """
     encoder = find_encoder(model)
-    layers = [_LayerInVariants(model, each) for each in _replacements(model, encoder, tree)]
-    try:
+    if any(hasattr(layer, "set_attention_type") for layer in encoder.layers):
+        raise SharedWorkError(
+            f"{encoder.model_type} switches the attention of its layers by the length of its inputs, so plans cannot "
+            "share work: evaluate plans of this model one at a time, under bypass"
+        )
+    with left_unchanged(model):
+        layers = [_LayerInVariants(model, each) for each in _replacements(model, encoder, tree)]
         yield _PlanForward(model, encoder, tree, layers)
-    finally:
-        for layer in layers:
-            layer.restore()
 
 
 class _PlanForward:
@@ -150,11 +153,6 @@ class _LayerInVariants:
             self._originals[path] = self._model.get_submodule(path)
             put(self._model, path, module)
         self._current = variant
-
-    def restore(self) -> None:
-        """Leave the layer as it was."""
-        self._put_back()
-        self.forget()
 
     def forget(self) -> None:
         """Let go of what was remembered, since the layer's input is about to change."""

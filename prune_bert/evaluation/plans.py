@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from prune_bert.architectures import find_encoder
 from prune_bert.evaluation.encoding import EncodedTask, SharedWorkError
 from prune_bert.evaluation.evaluating import evaluate, fitting_task, references_of, score_logits
-from prune_bert.evaluation.inference import predict_logits, scoring_mode
+from prune_bert.evaluation.inference import move_to_device, predict_logits, scoring_mode
 from prune_bert.evaluation.plan_forward import plan_forward
 from prune_bert.evaluation.plan_tree import PlanTree, plan_tree
 from prune_bert.evaluation.scores import TaskScore
@@ -68,9 +68,9 @@ def evaluate_plans(
     encoded = fitting_task(model, data, tokenizer, max_seq_length)
     if not plans:
         return []
-    # Stand-ins are made in the mode that they will run in.
-    with scoring_mode(model), plan_forward(model, tree) as forward:
-        accelerator = accelerator or Accelerator()
+    accelerator = accelerator or Accelerator()
+    move_to_device(model, accelerator.device)
+    with scoring_mode(model), plan_forward(model, tree) as forward:  # stand-ins are made in the mode that they run in
         logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
     scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)
     return [scores[end] for end in tree.end_of]

@@ -26,8 +26,8 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     Flags in the model's config that only ask for further outputs are off meanwhile (see `plain_outputs`).
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         with plain_outputs(getattr(model, "config", None)):
             yield model
     finally:

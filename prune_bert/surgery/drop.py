@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from prune_bert.architectures import Encoder, find_encoder
+from prune_bert.errors import UserError
 from prune_bert.plan import PruningPlan
-from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode, own_faults_told
+from prune_bert.surgery.probe import SurgeryError, base_model_inputs, probing
 from prune_bert.surgery.rebuild import INDEX_NAMES, per_layer_lists, settable_depth, whole_layers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.saving_whole import save_whole_from_now_on
-from prune_bert.surgery.swaps import Corrections, Swap, install_stand_ins, put
+from prune_bert.surgery.snapshot import all_or_nothing
+from prune_bert.surgery.swaps import Corrections, install_stand_ins, put
 from prune_bert.surgery.temporary import bypass, is_bypassed
 
 
@@ -25,6 +27,7 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
     against ``bypass`` on dummy inputs before the weights are let go, so that a family whose layers are not
     interchangeable is refused. The model's config remembers the plan and the original layer indices, and its
     ``save_pretrained`` writes the stand-ins, too: in the portable form, or where there is none in the compact one.
+    If anything is raised, the model is as it was.
 
     Args:
         model: A model of transformers; it is changed in place.
@@ -35,7 +38,8 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
         The same model.
 
     Raises:
-        SurgeryError: If no layer would remain, a bypass is in place, or the result would differ from ``bypass``.
+        SurgeryError: If no layer would remain, a bypass is in place, or the result would not run or would differ from
+            ``bypass``.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
     """
     if not plan:
@@ -45,20 +49,15 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
     plan = whole_layers(plan, found)
     encoder = find_encoder(model)
     record = pruning_record(model.config).extended(plan, {site: one.correction.spec for site, one in found.items()})
-    with bypass(model, plan, found):
-        expected = _hidden_states(model)
-    standing = PruningPlan(tuple(site for site in plan if site.component != "layer" or site in found), plan.norm)
-    stand_ins = install_stand_ins(model, standing, found)
-    stand_ins += _heads_of_all_layers(model, encoder, plan - standing)
-    settings = _delete_layers(model, encoder, plan - standing, record)
-    hidden = _hidden_states(model)
-    if not torch.allclose(hidden, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
-        _undo(model, encoder, stand_ins, settings)
-        raise SurgeryError(
-            f"dropping {plan} from this {encoder.model_type} gives other hidden states than bypassing it (something "
-            "outside the layer depends on its index, such as DeBERTa's convolution after layer 0); nothing was changed"
-        )
-    save_whole_from_now_on(model)
+    with all_or_nothing(model):
+        with bypass(model, plan, found):
+            expected = _hidden_states(model)
+        standing = PruningPlan(tuple(site for site in plan if site.component != "layer" or site in found), plan.norm)
+        install_stand_ins(model, standing, found)
+        _shorten_heads(model, encoder, plan - standing)
+        _delete_layers(model, encoder, plan - standing, record)
+        _check_equal(model, plan, encoder.model_type, expected)
+        save_whole_from_now_on(model)
     return model
 
 
@@ -81,8 +80,8 @@ def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
     bypass(model, plan)
 
 
-def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record: PruningRecord) -> dict[str, Any]:
-    """Delete and renumber layers; give the config values that were overwritten."""
+def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record: PruningRecord) -> None:
+    """Delete and renumber layers, and set the config right."""
     gone = set(plan.layers())
     kept = [index for index in range(len(encoder.layers)) if index not in gone]
     layers = nn.ModuleList([encoder.layers[index] for index in kept])
@@ -91,12 +90,13 @@ def _delete_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan, record
     _renumber(layers)
     values = {"num_hidden_layers": len(kept), CONFIG_KEY: record.to_json()}
     values |= per_layer_lists(model.config, len(encoder.layers), kept)
-    return _set_config(model.config, values)
+    for name, value in values.items():
+        setattr(model.config, name, value)
 
 
-def _heads_of_all_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan) -> list[Swap]:
+def _shorten_heads(model: nn.Module, encoder: Encoder, plan: PruningPlan) -> None:
     """Take the columns of removed layers out of what reads the attention of every layer, such as ESM's contact head."""
-    depth, gone, swaps = len(encoder.layers), set(plan.layers()), []
+    depth, gone = len(encoder.layers), set(plan.layers())
     for path in encoder.reads_all_layers if gone else ():
         original = cast(nn.Linear, model.get_submodule(path))
         rows = original.weight.reshape(len(original.weight), depth, -1)  # (out, layers, heads)
@@ -105,18 +105,25 @@ def _heads_of_all_layers(model: nn.Module, encoder: Encoder, plan: PruningPlan) 
         shorter._parameters = {**original._parameters, "weight": nn.Parameter(kept.detach().clone())}
         shorter.in_features = kept.shape[1]
         put(model, path, shorter)
-        swaps.append(Swap(path, original, shorter))
-    return swaps
 
 
-def _undo(model: nn.Module, encoder: Encoder, stand_ins: list[Swap], settings: dict[str, Any]) -> None:
-    put(model, encoder.path, encoder.layers)
-    for swap in stand_ins:
-        put(model, swap.path, swap.original)
-    _renumber(encoder.layers)
-    _set_config(model.config, settings)
-    if settings[CONFIG_KEY] is None:
-        delattr(model.config, CONFIG_KEY)
+def _check_equal(model: nn.Module, plan: PruningPlan, model_type: str, expected: torch.Tensor) -> None:
+    """Refuse a model that, after a drop, does not run or has other hidden states, ``(batch, seq, hidden)``."""
+    try:
+        hidden = _hidden_states(model)
+    except (UserError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever the code of a family raises
+        why = " ".join(str(error).split())[:200]
+        raise SurgeryError(
+            f"after dropping {plan}, this {model_type} does not run any more ({type(error).__name__}: {why}); "
+            "nothing was changed"
+        ) from error
+    if not torch.allclose(hidden, expected, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise SurgeryError(
+            f"dropping {plan} from this {model_type} gives other hidden states than bypassing it (something "
+            "outside the layer depends on its index, such as DeBERTa's convolution after layer 0); nothing was changed"
+        )
 
 
 def _renumber(layers: nn.ModuleList) -> None:
@@ -128,15 +135,8 @@ def _renumber(layers: nn.ModuleList) -> None:
                     vars(module)[name] = index
 
 
-def _set_config(config: Any, values: dict[str, Any]) -> dict[str, Any]:
-    before = {name: getattr(config, name, None) for name in values}
-    for name, value in values.items():
-        setattr(config, name, value)
-    return before
-
-
 def _hidden_states(model: nn.Module) -> torch.Tensor:
     base, inputs = base_model_inputs(model)
-    with evaluation_mode(base), own_faults_told(base):
+    with probing(base):
         hidden: torch.Tensor = base(**inputs)[0]
     return hidden

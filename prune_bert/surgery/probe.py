@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,9 @@ from torch import nn
 
 from prune_bert.errors import UserError
 from prune_bert.profiling import eval_mode
-from prune_bert.stand_ins import ATTENTIONS_FLAG, forward_parameters
+from prune_bert.stand_ins import ATTENTIONS_FLAG, cached_tokens, forward_parameters, index_of, is_cache
 from prune_bert.surgery.probe_inputs import probe_inputs
+from prune_bert.surgery.snapshot import left_unchanged, random_state_kept
 
 
 class SurgeryError(UserError, ValueError):
@@ -29,11 +30,13 @@ class Call:
         args: The positional arguments.
         kwargs: The keyword arguments.
         output: What it returned.
+        counts: Whether a cache that it was given counted its tokens; None if it was given none.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     output: Any
+    counts: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Observation:
 
     Attributes:
         plain: Its call in an ordinary forward.
-        with_attentions: Its call where attention weights were asked for with a flag, or None if it takes none.
+        with_attentions: Its call where attention weights were asked for with a flag, or None if no module takes one.
     """
 
     plain: Call
@@ -70,60 +73,89 @@ def base_model_inputs(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     return getattr(model, "base_model", model), dict(inputs)
 
 
-def observe(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Observation]:
+def observe(
+    model: nn.Module, modules: Mapping[str, nn.Module], optional: Collection[str] = ()
+) -> dict[str, Observation]:
     """Run a transformers model's encoder on dummy inputs and watch some of its modules.
 
-    The model is left as it was.
+    The model is left bit-equal.
 
     Args:
         model: A model of transformers.
         modules: The modules to watch, by path.
+        optional: The paths of those that need not run; such a one is left out of the result.
 
     Raises:
-        SurgeryError: If a module never runs.
+        SurgeryError: If another module never runs.
     """
     base, inputs = base_model_inputs(model)
-    plain = _watch(base, modules, inputs)
-    flagged = {path: module for path, module in modules.items() if ATTENTIONS_FLAG in forward_parameters(module)}
-    settings = dict(vars(base.config))
-    attentive = _watch(base, flagged, {**inputs, ATTENTIONS_FLAG: True}) if flagged else {}
-    vars(base.config).update(settings)  # ModernBERT 4.57 switches itself to eager when it is asked for weights
-    return {path: Observation(plain[path], attentive.get(path)) for path in modules}
+    # A config can ask for attention weights always; an ordinary call is one that does not.
+    usual = {ATTENTIONS_FLAG: False} if getattr(base.config, ATTENTIONS_FLAG, False) else {}
+    plain = _watch(base, modules, {**inputs, **usual}, optional)
+    flagged = any(ATTENTIONS_FLAG in forward_parameters(module) for module in modules.values())
+    attentive = _watch(base, modules, {**inputs, ATTENTIONS_FLAG: True}, optional) if flagged else {}
+    return {path: Observation(call, attentive.get(path)) for path, call in plain.items()}
 
 
-def observe_calls(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, Call]:
-    """Run any network on the given inputs and watch some of its modules.
+def observe_calls(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs, optional: Collection[str] = ()
+) -> dict[str, Call]:
+    """Run any network on the given inputs and watch some of its modules; the network is left bit-equal.
 
     Raises:
-        SurgeryError: If a module never runs.
+        SurgeryError: If a module that is not optional never runs.
     """
-    return _watch(model, modules, inputs)
+    return _watch(model, modules, inputs, optional)
 
 
-def _watch(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, Call]:
+def _watch(
+    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Inputs, optional: Collection[str]
+) -> dict[str, Call]:
+    before: dict[str, list[int | None]] = {}
     calls: dict[str, Call] = {}
 
-    def remember(path: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            calls.setdefault(path, Call(args, kwargs, output))
+    def enter(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            before.setdefault(path, _cached(module, args, kwargs))
 
         return hook
 
-    handles = [m.register_forward_hook(remember(path), with_kwargs=True) for path, m in modules.items()]
-    try:
-        with evaluation_mode(model), quiet_transformers(), own_faults_told(model):
-            _call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    missing = [path for path in modules if path not in calls]
+    def leave(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            counts = _cached(module, args, kwargs) != before[path] if before[path] else None
+            calls.setdefault(path, Call(args, kwargs, output, counts))
+
+        return hook
+
+    with probing(model):
+        for path, module in modules.items():
+            module.register_forward_pre_hook(enter(path), with_kwargs=True)
+            module.register_forward_hook(leave(path), with_kwargs=True)
+        with own_faults_told(model):
+            if isinstance(inputs, Mapping):
+                model(**inputs)
+            else:
+                model(*inputs)
+    missing = [path for path in modules if path not in calls and path not in optional]
     if missing:
         raise SurgeryError(f"{missing[0]!r} did not run in the probing forward, so its return form is not known")
     return calls
 
 
-def _call(model: nn.Module, inputs: Inputs) -> Any:
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+def _cached(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[int | None]:
+    """Count the tokens in a module's entry of each cache that it is given."""
+    index = next((found for inner in module.modules() if (found := index_of(inner)) is not None), None)
+    return [cached_tokens(cache, index) for cache in (*args, *kwargs.values()) if is_cache(cache)]
+
+
+@contextmanager
+def probing(model: nn.Module) -> Iterator[None]:
+    """Run a block in which a model may be run and hooked: in evaluation mode, without gradients, quietly.
+
+    On leaving, the model is bit-equal, hooks and config included, and so is the state of the random number generators.
+    """
+    with random_state_kept(model), left_unchanged(model), evaluation_mode(model), quiet_transformers():
+        yield
 
 
 @contextmanager

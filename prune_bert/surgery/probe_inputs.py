@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prune_bert.profiling import longest_sequence
+from prune_bert.stand_ins import ATTENTION_TYPE
 
 # Config entries that say how far a layer of local attention sees, in tokens.
 _WINDOWS = ("sliding_window", "local_attention", "attention_window", "window_size")
@@ -26,6 +27,7 @@ def probe_inputs(model: nn.Module) -> dict[str, torch.Tensor] | None:
     main = getattr(getattr(model, "base_model", model), "main_input_name", "input_ids")
     if main == "input_ids" and isinstance(dummies, Mapping) and "input_ids" in dummies:
         tokens = torch.as_tensor(dummies["input_ids"]).remainder(_vocabulary(config)).to(device)
+        tokens = _at_least(tokens, _length_of_its_mode(config))
         return _with_mask(_to_a_multiple(tokens, _chunk(config)))
     shape = _signal_shape(main, config)
     if shape is None:
@@ -85,9 +87,21 @@ def _longest_window(config: Any) -> int:
     for name in _WINDOWS:
         value = getattr(config, name, None)
         found += [size for size in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(size, int)]
-    if getattr(config, "attention_type", None) == "block_sparse":  # BigBird computes shorter sequences in full
-        found.append((5 + 2 * int(config.num_random_blocks)) * int(config.block_size))
-    return max(found)
+    return max(*found, _length_of_its_mode(config) - 1)
+
+
+def _length_of_its_mode(config: Any) -> int:
+    """Return the least length on which a model runs in its own mode: BigBird leaves block-sparse attention below it."""
+    if getattr(config, ATTENTION_TYPE, None) != "block_sparse":
+        return 1
+    return (5 + 2 * int(config.num_random_blocks)) * int(config.block_size) + 1
+
+
+def _at_least(tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """Repeat tokens, ``(batch, seq)``, up to a length; of long ones a single row is enough."""
+    if length <= tokens.shape[1]:
+        return tokens
+    return tokens[:1].repeat(1, -(-length // tokens.shape[1]))[:, :length]
 
 
 def _signal_shape(main: str, config: Any) -> tuple[int, ...] | None:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_bert.stand_ins import Argument, FormError, Identity, ReturnForm, learn_form, stand_in_for
+from prune_bert.stand_ins import Argument, Identity, ReturnForm, stand_in_for
+from prune_bert.surgery.declared import declared_attention, declared_weights
+from prune_bert.surgery.forms import learn_forms
 from prune_bert.surgery.probe import Call, Inputs, Observation, SurgeryError, observe_calls
+from prune_bert.surgery.snapshot import all_or_nothing
 from prune_bert.surgery.swaps import hidden_argument, put
 
 # Modules of torch that return a tensor of their input's shape, whatever it is.
@@ -64,7 +67,8 @@ def replace_with_identity(
         stand_in = _from_declaration(original, name, argument)
     else:
         stand_in = _from_a_forward(model, original, name, example_inputs, argument)
-    put(model, name, stand_in)
+    with all_or_nothing(model):
+        put(model, name, stand_in)
     return original
 
 
@@ -83,17 +87,20 @@ def _from_a_forward(
     inputs = _dummy_inputs(model) if example_inputs is None else example_inputs
     if isinstance(inputs, torch.Tensor):
         inputs = (inputs,)
-    call = observe_calls(model, {name: original}, inputs)[name]
+    declared = declared_attention(model)
+    inside = {f"{name}.{path}": inner for path, inner in original.named_modules() if path}
+    inside = {path: inner for path, inner in inside.items() if isinstance(inner, tuple(declared))}
+    watched = {**inside, name: original}
+    calls = observe_calls(model, watched, inputs, optional=set(inside))
+    call = calls[name]
     chosen = _chosen(original, Observation(call), argument)
     hidden = chosen.pick(call.args, call.kwargs)
     owner = f"{name!r} ({type(original).__name__})"
     if not isinstance(hidden, torch.Tensor):
         raise SurgeryError(f"{owner}: argument {chosen.position} ({chosen.name}) is no tensor; choose with argument=N")
-    try:
-        form = learn_form(owner, call.output, hidden.shape)
-    except FormError as error:
-        raise SurgeryError(str(error)) from error
-    return stand_in_for(original, chosen, form)
+    weights = declared_weights(watched, calls, declared)
+    form, _ = learn_forms(owner, original, chosen, Observation(call), weights)
+    return stand_in_for(original, chosen, form, counts=call.counts is not False)
 
 
 def _chosen(original: nn.Module, observation: Observation, argument: int | None) -> Argument:

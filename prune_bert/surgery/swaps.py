@@ -18,10 +18,12 @@ from prune_bert.stand_ins import (
     Identity,
     ReturnForm,
     forward_parameters,
-    learn_form,
     stand_in_for,
 )
+from prune_bert.surgery.declared import captured_attention, declared_attention, declared_weights
+from prune_bert.surgery.forms import learn_forms
 from prune_bert.surgery.probe import Call, Observation, SurgeryError, observe
+from prune_bert.surgery.snapshot import all_or_nothing
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Swap:
 
     path: str
     original: nn.Module
-    stand_in: nn.Module
+    stand_in: Identity
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,23 @@ def swaps_for(model: nn.Module, plan: PruningPlan, corrections: Corrections | No
         return []
     encoder = find_encoder(model)
     places = [place for site in plan for place in _places(model, encoder, site, plan)]
-    recorded = _recorded_attention_classes(model)
-    watched = {place.path: place.module for place in places}
-    for place in places:
-        watched |= {f"{place.path}.{name}": module for name, module in _inside(place.module, recorded)}
-    seen = observe(model, watched)
+    seen = _Seen(model, {place.path: place.module for place in places})
     found = corrections or {}
-    return [Swap(place.path, place.module, _stand_in(place, seen, recorded, found.get(place.site))) for place in places]
+    return [Swap(place.path, place.module, _stand_in(place, seen, found.get(place.site))) for place in places]
 
 
 def install_stand_ins(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> list[Swap]:
     """Put the stand-ins of a plan in place, with no way back but the swaps returned.
 
+    If anything fails, the model is as it was.
+
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
     """
     swaps = swaps_for(model, plan, corrections)
-    for swap in swaps:
-        put(model, swap.path, swap.stand_in)
+    with all_or_nothing(model):
+        for swap in swaps:
+            put(model, swap.path, swap.stand_in)
     return swaps
 
 
@@ -147,24 +148,47 @@ def _places(model: nn.Module, encoder: Encoder, site: Site, plan: PruningPlan) -
         yield _Place(path, part, site, module, part is carrier)
 
 
-def _stand_in(
-    place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...], fitted: FittedSite | None
-) -> Identity:
-    observation = seen[place.path]
+class _Seen:
+    """What a probe saw of some modules, and of the attention modules inside them.
+
+    Attributes:
+        calls: The calls of each, by path.
+        weights: The attention weights that declared modules returned.
+    """
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        declared, self._captured = declared_attention(model), captured_attention(model)
+        inner = {f"{path}.{name}": one for path, m in modules.items() for name, one in _inside(m, tuple(declared))}
+        watched = {**inner, **modules}
+        # A cross-attention has nothing to attend to in a probe, and so does not run.
+        optional = {path for path, one in inner.items() if path not in modules and not isinstance(one, self._captured)}
+        self.calls = observe(model, watched, optional)
+        self.weights = []
+        for calls in (
+            {path: seen.plain for path, seen in self.calls.items()},
+            {path: seen.with_attentions for path, seen in self.calls.items() if seen.with_attentions is not None},
+        ):
+            self.weights += declared_weights(watched, calls, declared)
+
+    def captured_inside(self, path: str, module: nn.Module) -> list[tuple[str, nn.Module, Observation]]:
+        """Return the modules inside one that transformers captures attention weights from, with their calls."""
+        inside = [(f"{path}.{name}", inner) for name, inner in _inside(module, self._captured)]
+        return [(name, inner, self.calls[name]) for name, inner in inside]
+
+
+def _stand_in(place: _Place, seen: _Seen, fitted: FittedSite | None) -> Identity:
+    observation = seen.calls[place.path]
     argument = hidden_argument(place.module, observation.plain)
     owner = f"{place.site} ({type(place.module).__name__} at {place.path})"
     if place.part.skipping == "ignored":
         return stand_in_for(place.module, argument, ReturnForm())
-    form = _form(owner, argument, observation.plain)
-    attentive = observation.with_attentions
     stand_in = stand_in_for(
         place.module,
         argument,
-        form,
-        _form(owner, argument, attentive) if attentive is not None else None,
+        *learn_forms(owner, place.module, argument, observation, seen.weights),
         value="zero" if place.part.skipping == "zero" else "identity",
         norm_path=place.part.norm_path,
-        recorders=_recorders(place, seen, recorded),
+        recorders=_recorders(place, seen),
         fitted=fitted if place.carries else None,
     )
     for name in place.part.read_outside:  # seen there, and no part of the model: its weights are not the stand-in's
@@ -172,36 +196,19 @@ def _stand_in(
     return stand_in
 
 
-def _form(owner: str, argument: Argument, call: Call) -> ReturnForm:
-    hidden = argument.pick(call.args, call.kwargs)
-    return learn_form(owner, call.output, hidden.shape)
-
-
-def _recorders(place: _Place, seen: dict[str, Observation], recorded: tuple[type, ...]) -> Sequence[nn.Module]:
+def _recorders(place: _Place, seen: _Seen) -> Sequence[nn.Module]:
     """Make stand-ins for removed attention modules, on whose class transformers hangs its capture hooks.
 
     They share the hooks of the originals, so that hooks installed while these are out reach them, too.
     """
     recorders = []
-    for name, module in _inside(place.module, recorded):
-        call = seen[f"{place.path}.{name}"].plain
-        argument = hidden_argument(module, call)
-        recorders.append(stand_in_for(module, argument, _form(name, argument, call)))
+    for name, module, observation in seen.captured_inside(place.path, place.module):
+        argument = hidden_argument(module, observation.plain)
+        form, _ = learn_forms(name, module, argument, observation, seen.weights)
+        recorders.append(stand_in_for(module, argument, form, counts=False))
     return recorders
 
 
 def _inside(module: nn.Module, classes: tuple[type, ...]) -> list[tuple[str, nn.Module]]:
     named: list[tuple[str, nn.Module]] = [item for item in module.named_modules() if item[0]]
     return [(name, inner) for name, inner in named if isinstance(inner, classes)]
-
-
-def _recorded_attention_classes(model: nn.Module) -> tuple[type, ...]:
-    """Give the classes on which transformers 5 hangs the hooks that capture attention weights."""
-    classes: list[type] = []
-    for module in model.modules():
-        spec = (getattr(type(module), "_can_record_outputs", None) or {}).get("attentions", ())
-        for entry in spec if isinstance(spec, (list, tuple)) else (spec,):
-            target = getattr(entry, "target_class", entry)
-            if isinstance(target, type):
-                classes.append(target)
-    return tuple(dict.fromkeys(classes))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from types import TracebackType
-from weakref import WeakKeyDictionary
+from typing import Any
 
 from torch import nn
 
 from prune_bert.plan import PruningPlan
+from prune_bert.stand_ins import ATTENTION_TYPE, Identity
 from prune_bert.surgery.probe import SurgeryError
+from prune_bert.surgery.snapshot import all_or_nothing
 from prune_bert.surgery.swaps import Corrections, Swap, put, swaps_for
-
-_ACTIVE: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -27,40 +27,47 @@ class Bypass(AbstractContextManager[nn.Module]):
     def __init__(self, model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> None:
         self._model = model
         self._swaps = swaps_for(model, plan, corrections)
-        self._entered: list[tuple[Swap, bool]] = []
+        for swap in self._swaps:
+            swap.stand_in.identity_temporary = True
+        self._entered: list[tuple[Swap, nn.Module, bool]] = []  # each with its parent, and the original's mode
         self._placement: tuple[object, object] | None = None
 
     def __enter__(self) -> nn.Module:
-        """Put the stand-ins in place and give the model."""
+        """Put the stand-ins in place and return the model; if anything fails, it is as it was."""
         if self._entered:
             raise SurgeryError("this bypass is in place already; make a second one to nest")
         for swap in self._swaps:
             if self._model.get_submodule(swap.path) is not swap.original:
                 raise SurgeryError(f"{swap.path!r} has changed since this bypass was made; make a new one")
         self._placement = _placement(self._model)
+        entered = []
         for swap in self._swaps:
             _share_state(swap.original, swap.stand_in)
             if self._placement is not None:
                 _follow(swap.stand_in, *self._placement)
-            put(self._model, swap.path, swap.stand_in)
-            self._entered.append((swap, swap.original.training))
-        _ACTIVE[self._model] = _ACTIVE.get(self._model, 0) + 1
+            parent = self._model.get_submodule(swap.path.rpartition(".")[0])
+            entered.append((swap, parent, swap.original.training))
+        with all_or_nothing(*(parent for _, parent, _ in entered), deep=False):
+            for swap in self._swaps:
+                put(self._model, swap.path, swap.stand_in)
+            self._entered = entered
         return self._model
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Put the originals back, and pass on what was changed on the whole model meanwhile."""
-        _ACTIVE[self._model] -= 1
-        placement = _placement(self._model)
-        while self._entered:
-            swap, was_training = self._entered.pop()
-            put(self._model, swap.path, swap.original)
+        entered, placement = self._entered, None
+        try:
+            placement = _placement(self._model)
+        finally:
+            for swap, parent, _ in entered:
+                parent._modules[swap.path.rpartition(".")[2]] = swap.original
+            self._entered = []
+        for swap, _, was_training in entered:
             if swap.stand_in.training != was_training:
                 swap.original.train(swap.stand_in.training)
-            for name in _CHECKPOINTING:
-                if name in vars(swap.stand_in):
-                    vars(swap.original)[name] = vars(swap.stand_in)[name]
+            _pass_on_state(swap.stand_in, swap.original)
             if placement != self._placement and placement is not None:
                 device, dtype = placement
                 swap.original.to(device=device, dtype=dtype)  # type: ignore[call-overload]
@@ -86,14 +93,25 @@ def bypass(model: nn.Module, plan: PruningPlan, corrections: Corrections | None 
 
 def is_bypassed(model: nn.Module) -> bool:
     """Tell whether a bypass is in place on this model."""
-    return _ACTIVE.get(model, 0) > 0
+    return any(isinstance(module, Identity) and module.identity_temporary for module in model.modules())
 
 
 def _share_state(original: nn.Module, stand_in: nn.Module) -> None:
     stand_in.training = original.training
-    for name in _CHECKPOINTING:
+    for name in (*_CHECKPOINTING, ATTENTION_TYPE):
         if name in vars(original):
             vars(stand_in)[name] = vars(original)[name]
+
+
+def _pass_on_state(stand_in: Identity, original: Any) -> None:
+    """Do to an original what was done to its stand-in: checkpointing, and BigBird's switch to another attention."""
+    for name in _CHECKPOINTING:
+        if name in vars(stand_in):
+            vars(original)[name] = vars(stand_in)[name]
+    if stand_in.identity_switch is not None:
+        args, kwargs = stand_in.identity_switch
+        original.set_attention_type(*args, **kwargs)
+        stand_in.identity_switch = None
 
 
 def _follow(stand_in: nn.Module, device: object, dtype: object) -> None:
