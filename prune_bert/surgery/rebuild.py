@@ -25,7 +25,8 @@ from prune_bert.surgery.record import CONFIG_KEY, pruning_record
 INDEX_NAMES = ("layer_idx", "layer_id")
 # Newer versions store which layers attend globally; older ones, and servers, go by the layer's number.
 _DERIVED_LIST = "layer_types"
-_NOT_COMPARED = ("training", "gradient_checkpointing", "p", *INDEX_NAMES)
+# BigBird's seed places random blocks in training alone; in evaluation every layer attends by the same rule.
+_NOT_COMPARED = ("training", "gradient_checkpointing", "p", "seed", *INDEX_NAMES)
 
 Signature = dict[str, Any]
 """What the code of a layer goes by: the class and the settings of each of its modules, the shape of each weight."""
