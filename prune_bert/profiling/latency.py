@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prune_bert.profiling.inputs import random_inputs
 from prune_bert.profiling.records import LatencyPoint, ProfilingError
-from prune_bert.profiling.running import check_precision, clock_for, device_of, eval_mode, forward
+from prune_bert.profiling.running import Clock, check_precision, clock_for, device_of, eval_mode, forward
 
 Variant: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """A context that can be entered again and again and yields the model to run, such as a bypass."""
@@ -44,6 +44,7 @@ def profile_model(
     n_resamples: int = 2000,
     make_inputs: MakeInputs | None = None,
     progress: bool = False,
+    clock: Clock | None = None,
 ) -> list[LatencyPoint]:
     """Time every variant at every batch size and sequence length; the first variant is the baseline.
 
@@ -64,6 +65,7 @@ def profile_model(
         n_resamples: Bootstrap resamples.
         make_inputs: Makes the inputs in place of random token ids.
         progress: Show progress on stderr; pass ``accelerator.is_main_process``.
+        clock: Runs and times the forwards of a sample; None means the clock of the device.
 
     Raises:
         ProfilingError: No variants, an empty grid, too few rounds, or a length the model cannot take.
@@ -75,7 +77,7 @@ def profile_model(
     grid = list(product(batch_sizes, sequence_lengths))
     with _progress(progress, total=len(grid) * rounds) as tick:
         for batch_size, length in grid:
-            bench = _Bench(contexts, batch_size, length, make, device, mixed_precision)
+            bench = _Bench(contexts, batch_size, length, make, device, mixed_precision, clock)
             forwards = bench.warm_up(warmup)
             with gc_paused():
                 samples = bench.sample(rounds, forwards, tick)
@@ -135,13 +137,14 @@ class _Bench:
         make_inputs: MakeInputs,
         device: torch.device | str | None,
         mixed_precision: str,
+        clock: Clock | None,
     ) -> None:
         self.contexts = contexts
         self.mixed_precision = mixed_precision
         with next(iter(contexts.values()))() as baseline:
             self.device = torch.device(device) if device is not None else device_of(baseline)
             self.inputs: Mapping[str, Any] = make_inputs(baseline, batch_size, sequence_length)
-        self.clock = clock_for(self.device)
+        self.clock = clock or clock_for(self.device)
         self.untimed = 0
 
     def warm_up(self, warmup: int) -> int:
