@@ -824,7 +824,7 @@ def test_a_search_killed_outright_loses_at_most_the_batch_in_hand(tmp_path):
 # The house
 
 
-def test_the_search_imports_plans_and_errors_only():
+def test_the_search_imports_plans_errors_and_knobs_only():
     code = (
         "import sys, prune_bert.search\n"
         "print(*sorted(name for name in sys.modules if name.startswith('prune_bert.')), sep=' ')\n"
@@ -834,7 +834,7 @@ def test_the_search_imports_plans_and_errors_only():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     outside = [name for name in ours.split() if not name.startswith("prune_bert.search")]
-    assert outside == ["prune_bert.errors", "prune_bert.plan"]
+    assert outside == ["prune_bert.errors", "prune_bert.knobs", "prune_bert.plan"]
     assert heavy == ""
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from prune_bert.errors import UserError
+from prune_bert.knobs import MAX_SEQ_LENGTH
 from prune_bert.profiling import longest_sequence
 from prune_bert.tasks import TaskData
 
@@ -48,7 +49,9 @@ class EncodedTask:
         return dict(DataCollatorWithPadding(self.tokenizer, padding="longest")(examples))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, data: TaskData, max_seq_length: int = 128) -> EncodedTask:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, data: TaskData, max_seq_length: int = MAX_SEQ_LENGTH.default
+) -> EncodedTask:
     """Tokenise a task, cutting the longer text of an example first where it passes `max_seq_length`.
 
     Raises:
