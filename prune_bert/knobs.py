@@ -45,7 +45,8 @@ class Knob(Generic[Number]):
     def rule(self) -> str:
         """Return the range in words, such as ``"above 0, at most 1"``."""
         words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
-        return ", ".join(f"{words[name]} {bound}" for name, bound in self.range.items() if name in words)
+        because = f" ({self.range['because']})" if "because" in self.range else ""
+        return ", ".join(f"{words[name]} {bound}" for name, bound in self.range.items() if name in words) + because
 
     def field(self, **changes: Any) -> Any:
         """Return a dataclass field with this default (or another) that `range_faults` looks at."""

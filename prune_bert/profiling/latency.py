@@ -58,7 +58,7 @@ def profile_model(
 ) -> list[LatencyPoint]:
     """Time every variant at every batch size and sequence length; the first variant is the baseline.
 
-    There is one point for each setting and variant, settings outermost. Each round times each variant once, in
+    There is a point for each setting and variant, settings outermost. Each round times each variant once, in
     an order that changes from round to round, so that drift hits all of them. The speed-up is the ratio of the
     medians with a 95 % percentile-bootstrap interval over rounds, both samples of a round resampled together
     (Efron and Tibshirani 1993, section 13.3). No garbage is collected while the clock runs.
@@ -74,7 +74,7 @@ def profile_model(
         seed: Draws the token ids and the bootstrap.
         n_resamples: Bootstrap resamples.
         make_inputs: Makes the inputs in place of random token ids.
-        progress: Show progress on stderr; pass ``accelerator.is_main_process``.
+        progress: Show progress on stderr.
         clock: Runs and times the forwards of a sample; None means the clock of the device.
 
     Raises:
@@ -84,13 +84,11 @@ def profile_model(
     contexts = {name: _as_context(variant) for name, variant in variants.items()}
     make = make_inputs or _seeded_inputs(device, seed)
     points: list[LatencyPoint] = []
-    grid = list(product(batch_sizes, sequence_lengths))
-    with _progress(progress, total=len(grid) * rounds) as tick:
-        for batch_size, length in grid:
+    with _progress(progress, total=len(batch_sizes) * len(sequence_lengths) * rounds) as tick:
+        for batch_size, length in product(batch_sizes, sequence_lengths):
             bench = _Bench(contexts, batch_size, length, make, device, mixed_precision, clock)
             forwards = bench.warm_up(warmup)
-            with gc_paused():
-                samples = bench.sample(rounds, forwards, tick)
+            samples = bench.sample(rounds, forwards, tick)
             points += _summarise(samples, batch_size, length, forwards, seed, n_resamples)
     return points
 
@@ -171,10 +169,11 @@ class _Bench:
     def sample(self, rounds: int, forwards: int, tick: Callable[[], None]) -> dict[str, list[float]]:
         """Time every variant once a round; milliseconds for one forward, by variant, in round order."""
         samples: dict[str, list[float]] = {name: [] for name in self.contexts}
-        for round_index in range(rounds):
-            for name in round_order(list(self.contexts), round_index):
-                samples[name].append(self.time(name, forwards) / forwards)
-            tick()
+        with gc_paused():
+            for round_index in range(rounds):
+                for name in round_order(list(self.contexts), round_index):
+                    samples[name].append(self.time(name, forwards) / forwards)
+                tick()
         return samples
 
     def time(self, name: str, forwards: int) -> float:

@@ -16,6 +16,7 @@ from prune_bert.knobs import (
     MAX_PARAMETERS,
     MIN_SPEEDUP,
     knobs_of,
+    short,
 )
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import SearchError
@@ -136,9 +137,9 @@ class Budget:
         if self.respect_interval and self.max_accuracy_drop is None:
             yield "respect_interval speaks of max_accuracy_drop, which is not given"
         for name, knob in knobs_of(Budget).items():
-            fault = knob.fault(getattr(self, name))
-            if fault:
-                yield f"{name}: {fault}"
+            value = getattr(self, name)
+            if knob.fault(value):
+                yield f"{name} {short(value)} is not {knob.rule()}"
         yield from self._depth_faults(depth, whole_layers)
 
     def _depth_faults(self, depth: int | None, whole_layers: bool) -> Iterator[str]:
