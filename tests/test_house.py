@@ -16,6 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
     "errors": -1,
     "knobs": -1,
+    "text_files": -1,
     "plan": 0,
     "config": 0,
     "corrections": 0,

@@ -11,13 +11,28 @@ from pathlib import Path
 from prune_bert.checkpoint.sources import CheckpointError
 
 
+def target_of(output_dir: str | Path) -> Path:
+    """Return the absolute path of an output directory.
+
+    Raises:
+        CheckpointError: If it is the root of the file system, or the home of somebody unknown.
+    """
+    try:
+        target = Path(output_dir).expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, and nobody knows where that is
+        raise CheckpointError(f"output_dir {str(output_dir)!r}: {error} Write the path in full") from error
+    if not target.name:
+        raise CheckpointError(f"output_dir {str(output_dir)!r} is the root of the file system; name a directory in it")
+    return target
+
+
 def check_output_dir(output_dir: str | Path, overwrite: bool) -> Path:
     """Refuse an output directory that could not be written, before any work is done.
 
     Raises:
         CheckpointError: If it is a file, exists without leave to overwrite it, or cannot be written.
     """
-    target = Path(output_dir).expanduser().absolute()
+    target = target_of(output_dir)
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"output_dir {str(output_dir)!r} is a file; name a directory")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
@@ -31,7 +46,28 @@ def check_output_dir(output_dir: str | Path, overwrite: bool) -> Path:
         raise CheckpointError(f"output_dir {str(output_dir)!r} lies under {str(parent)!r}, which is a file")
     if not os.access(parent, os.W_OK):
         raise CheckpointError(f"output_dir {str(output_dir)!r}: {str(parent)!r} is not writable; choose another")
+    _check_can_be_made(target, output_dir)
     return target
+
+
+def _check_can_be_made(target: Path, given: str | Path) -> None:
+    """Make the missing directories of a path and remove them again: ``/proc`` says that it is writable, and is not.
+
+    Raises:
+        CheckpointError: One of them cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        for folder in reversed([target, *target.parents]):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"output_dir {str(given)!r} cannot be made there ({reason}); choose another") from error
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from prune_bert.config.options import About
 from prune_bert.knobs import range_fault
+from prune_bert.text_files import has_lone_surrogate
 
 NULL = "none"  # how a flag spells null
 
@@ -135,9 +136,11 @@ def _check_items(value: object, about: About) -> None:
         raise ValueError("expected at least one value, got an empty list")
     if len(items) > about.get("max_items", len(items)):
         raise ValueError(f"expected at most {about['max_items']} values, got {len(items)}")
-    twice = [item for index, item in enumerate(items) if item in items[:index]]
-    if twice:
-        raise ValueError(f"{show(twice[0])} is given twice")
+    seen: set[object] = set()
+    for item in items:
+        if item in seen:
+            raise ValueError(f"{show(item)} is given twice")
+        seen.add(item)
     for item in items:
         if isinstance(item, str):
             _check_text(item, about)
@@ -150,6 +153,8 @@ def _check_text(text: str, about: About) -> None:
         raise ValueError("expected text, got an empty one")
     if "\0" in text:
         raise ValueError(f"expected text without a null character, got {show(text)}")
+    if has_lone_surrogate(text):
+        raise ValueError(f"expected text that UTF-8 can hold, got {show(text)}")
 
 
 def _check_range(number: float, about: About) -> None:

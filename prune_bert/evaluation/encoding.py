@@ -55,9 +55,14 @@ def encode(
     """Tokenise a task, cutting the longer text of an example first where it passes `max_seq_length`.
 
     Raises:
-        EvaluationError: The length is over the tokenizer's, or leaves no room for text.
+        EvaluationError: The length is over the tokenizer's, or leaves no room for text, or there is no padding token.
     """
     check_sequence_length(max_seq_length, tokenizer)
+    if tokenizer.pad_token is None:
+        raise EvaluationError(
+            "the tokenizer has no padding token, without which no batch can be made: name one as pad_token in its "
+            "tokenizer_config.json, or another tokenizer with --tokenizer_name"
+        )
     texts = [data.dataset[name][:] for name in data.spec.text_columns]
     least = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     if max_seq_length < least:

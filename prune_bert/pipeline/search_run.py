@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from prune_bert.architectures import find_encoder
+from prune_bert.checkpoint.staging import target_of
 from prune_bert.config import CompensationOptions, SearchConfig
 from prune_bert.evaluation import EncodedTask
 from prune_bert.pipeline.calibration import CalibrationSession
@@ -91,7 +92,7 @@ class SearchRun:
 
 def journal_path(config: SearchConfig) -> Path:
     """Give the file beside ``output_dir`` in which a search that was killed finds what it had evaluated."""
-    target = Path(config.output_dir).expanduser().absolute()
+    target = target_of(config.output_dir)
     return target.with_name(f".{target.name}.journal.jsonl")
 
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from prune_bert.checkpoint import replace_directory
-from prune_bert.checkpoint.staging import check_output_dir
+from prune_bert.checkpoint.staging import check_output_dir, target_of
 from prune_bert.errors import UserError
 
 Result = TypeVar("Result")
@@ -123,7 +123,7 @@ class Workspace:
 
 def working_directory(output_dir: str | Path) -> Path:
     """Give the hidden directory in which a run for ``output_dir`` works."""
-    target = Path(output_dir).expanduser().absolute()
+    target = target_of(output_dir)
     return target.with_name(f".{target.name}.unfinished")
 
 
