@@ -10,6 +10,7 @@ from prune_bert.checkpoint import CheckpointError, CheckpointFormat, directory_b
 from prune_bert.checkpoint.portable import check_portable
 from prune_bert.config import PruneOptions
 from prune_bert.pipeline.comparing import size_of
+from prune_bert.pipeline.loading_forms import forms_of_saved
 from prune_bert.pipeline.prune_run import PruneRun
 
 
@@ -54,6 +55,7 @@ def save_and_weigh(run: PruneRun, name: str) -> None:
             nn.Module.to(loaded.model, dtype=torch.float32)
         run.accelerator.wait_for_everyone()
         size = directory_bytes(directory)
+        run.loaded_with = forms_of_saved(run, size)
     run.sizes[name] = size_of(run, loaded.model, size or tensor_bytes(loaded.model, loaded.stored_dtype))
 
 
