@@ -10,9 +10,11 @@ import shutil
 import pytest
 from hostile import base_flags, refusal, words
 
+from prune_bert.cli.failures import one_line
 from prune_bert.config import VERBS, ConfigError, load_config
 from prune_bert.config.fields import type_hints
 from prune_bert.config.values import element, without_null
+from prune_bert.errors import UserError
 
 DEEP = "[" * 100_000
 HUGE = "9" * 5000
@@ -251,3 +253,14 @@ def test_an_absurd_number(verb, name, number, root, capfd):
 def test_a_rank_over_the_width(root, capfd):
     flags = base_flags("train", root) | {"lora_rank": 10_000}
     assert "lora_rank 10000 is over the full rank" in refusal(words("train", flags), root, capfd)
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 100_000, SURROGATE * 5000, "a b " * 10_000, ESCAPE * 300, "\x85\u2028\n" * 99, ""]
+)
+def test_whatever_a_message_holds_it_becomes_one_short_printable_line(text):
+    line = one_line(UserError(text))
+    assert line.isprintable()
+    assert 0 < len(line) <= 640
+    assert len(one_line(UserError(f"{text[:1] * 9999}: choose a shorter one"))) <= 160
+    line.encode()

@@ -13,7 +13,8 @@ from prune_bert.errors import UserError
 USER_CODE = 2
 INTERRUPTED_CODE = 130  # 128 + SIGINT, as a shell counts
 SECONDS_FOR_MAIN_PROCESS = 3.0
-MOST_CHARACTERS = 360  # of a message
+MOST_CHARACTERS = 640  # of a message: several faults of a configuration, or one of anything else, have room
+LONGEST_WORD = 120
 
 _MAKE_ROOM = "make room or choose another --output_dir, then run the same command again"
 _MENDABLE = {
@@ -93,15 +94,20 @@ def one_line(message: object) -> str:
     """Fold a message into one line of a few hundred printable characters; an empty one becomes its type's name.
 
     A file, a name or another library can bring anything into a message: what would steer a terminal, or could not be
-    written as UTF-8, is shown escaped, and what is too long loses its middle, since its end says what to do.
+    written as UTF-8, is shown escaped. A long word loses its middle, and so does what is still too long as a whole,
+    since its end says what to do.
     """
-    text = " ".join(str(message).split()) or type(message).__name__
-    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in _shortened(text))
-    return _shortened(text)
+    words = (_printable(_shortened(word, LONGEST_WORD)) for word in str(message).split())
+    text = " ".join(_shortened(word, LONGEST_WORD) for word in words)
+    return _shortened(text, MOST_CHARACTERS) or type(message).__name__
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= MOST_CHARACTERS:
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _shortened(text: str, at_most: int) -> str:
+    if len(text) <= at_most:
         return text
-    end = MOST_CHARACTERS // 3
-    return f"{text[: MOST_CHARACTERS - end - 5]} ... {text[-end:]}"
+    end = at_most // 3
+    return f"{text[: at_most - end - 3]}...{text[-end:]}"
