@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from prune_bert.errors import UserError
+from prune_bert.knobs import LORA_ALPHA, LORA_DROPOUT, short
 from prune_bert.storage import write_bytes, write_text
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -31,7 +32,7 @@ def add_lora(
     model: nn.Module,
     rank: int,
     alpha: float | None = None,
-    dropout: float = 0.0,
+    dropout: float = LORA_DROPOUT.default,
     target_modules: Sequence[str] | None = None,
 ) -> nn.Module:
     """Freeze a model and put LoRA beside linear layers; the head and the pooler are trained in full.
@@ -52,14 +53,13 @@ def add_lora(
     peft = _peft()
     if rank < 1:
         raise LoraError(f"lora_rank must be at least 1, not {rank}")
-    if not 0 <= dropout < 1:
+    if LORA_DROPOUT.fault(dropout):
         raise LoraError(f"lora_dropout must be from 0 to below 1, not {dropout}")
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if alpha is not None and LORA_ALPHA.fault(alpha):
+        raise LoraError(f"lora_alpha: {LORA_ALPHA.fault(alpha)}")
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     targets = list(target_modules or _encoder_endings(linear))
-    for target in targets:
-        if not any(_ends_with(name, target) for name in linear):
-            known = ", ".join(_encoder_endings(linear))
-            raise LoraError(f"no linear layer's name ends with {target!r}; the encoder's endings are: {known}")
+    _check_targets(linear, targets, rank)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -145,7 +145,26 @@ def _does_not_fit(model: nn.Module, directory: Path, reason: str) -> str:
     return f"the adapter in {directory} is damaged or does not fit this {type(model).__name__}: {reason}"
 
 
-def _encoder_endings(linear: Sequence[str]) -> list[str]:
+def _check_targets(linear: Mapping[str, nn.Linear], targets: Sequence[str], rank: int) -> None:
+    """Refuse name endings that no linear layer has, and a rank that no layer named by them can have.
+
+    Raises:
+        LoraError: One of them is at fault.
+    """
+    for target in targets:
+        if not any(_ends_with(name, target) for name in linear):
+            known = ", ".join(_encoder_endings(linear))
+            raise LoraError(f"no linear layer's name ends with {target!r}; the encoder's endings are: {known}")
+    adapted = [module for name, module in linear.items() if any(_ends_with(name, target) for target in targets)]
+    full = max((min(module.in_features, module.out_features) for module in adapted), default=rank)
+    if rank > full:
+        raise LoraError(
+            f"lora_rank {short(rank)} is over the full rank of every layer that it adapts ({full} at most); "
+            "give a smaller one, or 0 to train all weights"
+        )
+
+
+def _encoder_endings(linear: Iterable[str]) -> list[str]:
     """Return how the names of the encoder's linear layers end after the layer's number, each once.
 
     The linear layers of the numbered layers are the encoder's; poolers and heads carry no number.

@@ -18,6 +18,9 @@ NormRule = Literal["keep", "skip"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 NORM_RULES: tuple[NormRule, ...] = get_args(NormRule)
 
+MOST_SITES = 3_000
+"""That a plan read from text or a file may name: a thousand layers with their sublayers."""
+
 _EXAMPLE = "a plan looks like 'layer:9-11 attention:4 ffn:0,2 norm=skip'"
 
 
@@ -109,7 +112,7 @@ class PruningPlan:
                     raise PlanError(f"{word!r}: the norm rule is given twice")
                 norm = _parse_norm(word)
             else:
-                sites += _parse_sites(word)
+                sites += _parse_sites(word, MOST_SITES - len(sites))
         return cls(tuple(sites), norm or "keep")
 
     @classmethod
@@ -120,6 +123,8 @@ class PruningPlan:
             PlanError: If the mapping is not a plan's.
         """
         try:
+            if len(data["sites"]) > MOST_SITES:
+                raise PlanError(f"the plan names over {MOST_SITES:,} sites, more than any model has")
             sites = tuple(Site(site["layer"], site["component"]) for site in data["sites"])
             return cls(sites, data.get("norm", "keep"))
         except (KeyError, TypeError, AttributeError) as error:
@@ -181,13 +186,16 @@ def _parse_norm(word: str) -> NormRule:
     return value
 
 
-def _parse_sites(word: str) -> list[Site]:
+def _parse_sites(word: str, at_most: int) -> list[Site]:
     component, colon, indices = word.partition(":")
     if not colon:
         raise PlanError(f"{word!r} has no ':' between the component and its layers; {_EXAMPLE}")
     if component not in COMPONENTS:
         raise PlanError(f"{word!r}: {_unknown('component', component, COMPONENTS)}")
-    return [Site(layer, component) for part in indices.split(",") for layer in _span(word, part)]
+    spans = [_span(word, part) for part in indices.split(",")]
+    if sum(map(len, spans)) > at_most:
+        raise PlanError(f"{word!r}: the plan names over {MOST_SITES:,} sites, more than any model has")
+    return [Site(layer, component) for span in spans for layer in span]
 
 
 def _span(word: str, part: str) -> range:

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import types
 import warnings
 from pathlib import Path
@@ -278,14 +277,16 @@ def test_help_and_faults_of_the_command_line_load_nothing_heavy(arguments):
     assert "LOADED []" in python("-c", code, *arguments).stdout
 
 
-def test_help_answers_within_half_a_second_of_the_interpreters_own_start():
-    def seconds(*arguments):
-        start = time.perf_counter()
-        assert python(*arguments).returncode == 0
-        return time.perf_counter() - start
-
-    interpreter = min(seconds("-c", "pass") for _ in range(5))
-    assert min(seconds("-m", "prune_bert", "prune", "--help") for _ in range(5)) < interpreter + 0.5
+def test_help_answers_fast_since_it_imports_little():
+    """What takes long in a short command is importing; counted, since a clock would time the machine's other work."""
+    code = (
+        "import sys; from prune_bert.cli import main; main(sys.argv[1:]); own = set(sys.stdlib_module_names);"
+        "print('MODULES', len(sys.modules), "
+        "sorted({name.split('.')[0] for name in sys.modules} - own - {'_distutils_hack', '__main__'}))"
+    )
+    _, count, others = python("-c", code, "prune", "--help").stdout.splitlines()[-1].split(" ", 2)
+    assert others == "['prune_bert']"
+    assert int(count) < 200
 
 
 def test_the_module_and_the_script_run_the_command_line(tmp_path):
@@ -349,10 +350,11 @@ def test_two_processes_that_fail_alike_print_one_line(slow_process, tmp_path):
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         f"time.sleep(1.0 if os.environ['RANK'] == {slow_process!r} else 0.0)\n"
-        "from prune_bert.cli import main\n"
+        "from prune_bert.cli import failures, main\n"
+        "failures.SECONDS_FOR_MAIN_PROCESS = 600.0\n"  # so that no load of the machine makes the main one too late
         "sys.exit(main(['prune', '--seed', 'x']))\n"
     )
-    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), timeout=120)
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), timeout=600)
     assert done.returncode != 0
     assert len(re.findall(r"^error: ", done.stderr, re.MULTILINE)) == 1
     assert "(on process" not in done.stderr

@@ -4,10 +4,7 @@ import json
 import math
 import os
 import shlex
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import torchrun
+from processes import run_until_killed
 
 from prune_bert import PruningPlan, bypass, evaluate, load_task
 from prune_bert.cli import main
@@ -343,17 +341,9 @@ def test_the_journal_of_other_fits_is_refused(flags, capsys, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_was_not(flags, capsys, no_pictures, tmp_path):
     """SIGKILL once the first step is on disk: what it knew stays, and the end is that of an undisturbed run."""
-    command = [sys.executable, "-m", "prune_bert", *words(flags, **LAYERS)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     journal = tmp_path / ".out.journal.jsonl"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path)
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        if journal.is_file() and len(journal.read_bytes().splitlines()) > 1:
-            break
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    one_known = f"len(Path({str(journal)!r}).read_bytes().splitlines()) > 1"
+    run_until_killed(words(flags, **LAYERS), "prune_bert.search.Journal.record", one_known, tmp_path)
     assert not flags["output_dir"].exists()
     before = [json.loads(line) for line in journal.read_bytes().splitlines()[1:]]
     assert before[0]["key"] == "layer:0 beyond nothing"

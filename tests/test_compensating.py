@@ -3,16 +3,14 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from conftest import torchrun
+from processes import run_until_killed
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 from transformers import AutoModelForSequenceClassification
 
@@ -33,27 +31,8 @@ def figures(report):
 
 
 def killed(flags, tmp_path, verb, slow, awaited, **changes):  # noqa: F811
-    """Run a verb whose step ``slow`` takes for ever, and kill it once ``awaited`` is there in its working directory."""
-    module, name = slow.rsplit(".", 1)
-    code = (
-        f"import sys, time, {module} as m\n"
-        "from pathlib import Path\n"
-        f"whole = m.{name}\n"
-        "def slow(*given, **named):\n"
-        "    Path('reached').touch(); time.sleep(100)\n"
-        f"m.{name} = slow\n"
-        "from prune_bert.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *words(verb, flags, **changes)]
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "reached").exists() and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    _, err = child.communicate()
-    assert (tmp_path / "reached").exists(), err.decode()[-2000:]
+    """Run a verb that is killed as its step ``slow`` begins, when ``awaited`` is there in its working directory."""
+    run_until_killed(words(verb, flags, **changes), slow, "True", tmp_path)
     assert list((tmp_path / ".out.unfinished").rglob(awaited))
     assert not flags["output_dir"].exists()
 
@@ -234,7 +213,7 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     given = words("prune", flags, profile="false", output_dir=tmp_path / "two", **COMPENSATED)[1:]
     command = torchrun(ROOT / "scripts" / "prune.py", *given)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(tmp_path / "two")
     assert [row.metrics for row in two.rows] == [row.metrics for row in one.rows]

@@ -577,7 +577,7 @@ def test_two_processes_equal_one(tiny_tokenizer, tmp_path):
     tests = Path(__file__).parent
     script.write_text(PROCESS.format(tests=str(tests), root=str(tests.parent), vocab=str(vocab), out=str(out)))
     launch = torchrun(script)
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     model = make_tiny_bert()
     one, two = compensation_of(model, BertTokenizerFast.from_pretrained(vocab)), Compensation.load(out)

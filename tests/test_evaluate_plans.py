@@ -304,7 +304,7 @@ def test_two_processes_equal_one(tiny_checkpoint, tiny_bert, tiny_tokenizer, tmp
     script.write_text(TWO_PROCESSES)
     plans = random_plans(5)
     arguments = [str(tiny_checkpoint), str(file), json.dumps([str(plan) for plan in plans]), str(tmp_path)]
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [processes for processes, _ in results] == [2, 2]

@@ -319,7 +319,7 @@ def test_two_processes_with_uneven_shares_equal_one(tiny_checkpoint, tiny_bert, 
     script = tmp_path / "two_processes.py"
     script.write_text(TWO_PROCESSES)
     arguments = [str(tiny_checkpoint), str(tmp_path / "data.jsonl"), str(tmp_path)]
-    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [processes for processes, _ in results] == [2, 2]

@@ -15,6 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
     "errors": -1,
+    "knobs": -1,
+    "text_files": -1,
     "plan": 0,
     "config": 0,
     "corrections": 0,
@@ -40,7 +42,14 @@ LEVELS = {
     "__main__": 8,
     "__init__": 8,
 }
-WITHOUT_TORCH = ("prune_bert", "prune_bert.plan", "prune_bert.config", "prune_bert.search", "prune_bert.cli")
+WITHOUT_TORCH = (
+    "prune_bert",
+    "prune_bert.knobs",
+    "prune_bert.plan",
+    "prune_bert.config",
+    "prune_bert.search",
+    "prune_bert.cli",
+)
 
 
 def module_of(path):

@@ -370,7 +370,7 @@ def test_two_processes_give_what_one_gives(tiny_checkpoint, tiny_bert, tiny_toke
     script = tmp_path / "two_processes.py"
     script.write_text(TWO_PROCESSES)
     command = [sys.executable, str(script), str(tiny_checkpoint), str(data), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (count, first), (_, second) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert count == 2

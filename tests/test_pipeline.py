@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -16,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import torchrun
+from processes import run_until_killed
 
 from prune_bert import PruningPlan, RunConfig, bypass, load_model, load_task, prune
 from prune_bert.cli import main
@@ -208,15 +207,8 @@ def test_train_with_lora_saves_the_adapter_and_the_merged_model(flags, capsys):
 
 def test_a_killed_run_resumes(flags, tmp_path):
     """SIGKILL after the first score is on disk: the second run computes only the rest."""
-    command = [sys.executable, "-m", "prune_bert", *words("prune", flags)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     steps = tmp_path / ".out.unfinished" / "steps"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
-    deadline = time.time() + 120
-    while not (steps / "score baseline.json").is_file() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    run_until_killed(words("prune", flags), "prune_bert.pipeline.comparing.time_variants", "True", tmp_path)
     assert not flags["output_dir"].exists()
     stored = json.loads((steps / "score baseline.json").read_text())
     stored["result"]["seconds"] = 12345.0  # recognisable, so that recomputing would show
@@ -242,11 +234,11 @@ def test_another_run_does_not_resume_this_one(flags, capsys, monkeypatch):
 
 def test_two_runs_on_one_output_directory_are_refused(flags, capsys):
     code = (
-        "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
-        "print('locked', flush=True); time.sleep(60)"
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
+        "print('locked', flush=True); sys.stdin.read()"
     )
     lock = flags["output_dir"].with_name(".out.lock")
-    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"locked\n"
         code, _, err = run("prune", flags, capsys)
@@ -365,7 +357,7 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):
     two_dir = tmp_path / "two"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = torchrun(ROOT / "scripts" / "prune.py", *words("prune", flags, output_dir=two_dir)[1:])
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(two_dir / "report.json")
     assert two.environment["processes"] == 2

@@ -6,7 +6,6 @@ import gc
 import math
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -35,8 +34,24 @@ needs_gpu = [
 ]
 
 
+class FakeClock:
+    """A clock that stands still but for what a module puts on it; a forward that puts nothing takes 1 ms."""
+
+    def __init__(self):
+        self.now_ms = 0.0
+
+    def __call__(self, run, times):
+        start = self.now_ms
+        for _ in range(times):
+            run()
+        return (self.now_ms - start) or float(times)
+
+
+CLOCK = FakeClock()
+
+
 class Sleeper(nn.Module):
-    """A module whose forward takes a known time and no more."""
+    """A module whose forward takes a known time on the fake clock, and none on any other."""
 
     def __init__(self, seconds, journal=None, name=""):
         super().__init__()
@@ -45,7 +60,7 @@ class Sleeper(nn.Module):
     def forward(self, x):
         if self.journal is not None:
             self.journal.append((self.name, self.training, torch.is_inference_mode_enabled(), gc.isenabled()))
-        time.sleep(self.seconds)
+        CLOCK.now_ms += 1e3 * self.seconds
         return x
 
 
@@ -55,7 +70,7 @@ def one_number(model, batch_size, sequence_length):
 
 def profile_sleepers(variants, **options):
     options = {"batch_sizes": [1], "sequence_lengths": [8], "rounds": 6, "warmup": 1} | options
-    return profile_model(variants, make_inputs=one_number, **options)
+    return profile_model(variants, make_inputs=one_number, clock=CLOCK, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -80,15 +95,28 @@ def test_a_slower_variant_is_measured_to_be_slower_and_a_faster_one_faster():
     assert fast.measurable
     assert fast.speedup_ci95[0] > 1
     assert slow.speedup == pytest.approx(base.p50_ms / slow.p50_ms)
+    assert (slow.speedup, fast.speedup) == pytest.approx((0.5, 3))
+    assert (base.p50_ms, slow.p50_ms, fast.p50_ms) == pytest.approx((6, 12, 2))
 
 
 def test_a_module_against_itself_gains_nothing():
     module = Sleeper(0.005)
     *_, same = profile_sleepers({"baseline": module, "same": module}, rounds=10)
-    low, high = same.speedup_ci95
-    assert low <= 1.05
-    assert high >= 0.95
-    assert same.speedup == pytest.approx(1, abs=0.2)
+    assert (same.speedup, *same.speedup_ci95) == pytest.approx((1, 1, 1))
+
+
+@pytest.mark.parametrize("drift", [1.0, -0.2], ids=["slower and slower", "faster and faster"])
+def test_a_drift_of_the_machine_slows_both_variants_alike(drift):
+    class Drifts(nn.Module):
+        def forward(self, x):
+            forwards.append(1)
+            CLOCK.now_ms += 100.0 + drift * len(forwards)
+
+    forwards = []
+    module = Drifts()
+    *_, same = profile_sleepers({"baseline": module, "same": module}, rounds=20)
+    assert same.speedup == pytest.approx(1, abs=0.01)
+    assert not same.measurable
 
 
 def test_measurable_is_the_interval_excluding_one():
@@ -115,8 +143,8 @@ def test_there_is_one_sample_a_round_at_every_setting_and_all_figures_come_from_
 
 def test_a_short_forward_is_timed_several_times_a_sample_and_reported_for_one():
     short, _ = profile_sleepers({"a": Sleeper(0.0005), "b": Sleeper(0.0005)}, rounds=3)
-    assert short.forwards_per_sample >= 2
-    assert 0.5 <= short.p50_ms < 5
+    assert short.forwards_per_sample == 10  # 5 ms a sample
+    assert short.p50_ms == pytest.approx(0.5)
     long, _ = profile_sleepers({"a": Sleeper(0.008), "b": Sleeper(0.008)}, rounds=3)
     assert long.forwards_per_sample == 1
 

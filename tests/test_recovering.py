@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from conftest import torchrun
+from processes import run_until_killed
 from test_compensating import COMPENSATED, NAMES, figures, killed
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 
@@ -150,31 +148,14 @@ def test_a_recovery_killed_before_it_trains_starts_from_the_same_fit(flags, caps
     assert ours.read_bytes() == whole.read_bytes()
 
 
-KILLED = """
-import sys, time
-from prune_bert.recovery import DistillationLoss
-whole = DistillationLoss.__call__
-def slow(self, model, batch):
-    time.sleep(0.1)
-    return whole(self, model, batch)
-DistillationLoss.__call__ = slow
-from prune_bert.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.parametrize("schedule", ["at_once", pytest.param("gradual", marks=pytest.mark.slow)])
 def test_a_recovery_killed_while_it_trains_ends_at_the_same_weights(flags, capsys, tmp_path, schedule):  # noqa: F811
     given = UNTIMED | QUICK | {"schedule": schedule, "max_steps": 16}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, *words("recover", flags, **given)]
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
-    state, deadline = tmp_path / ".out.unfinished" / "state", time.monotonic() + 120
-    while not list(state.rglob("checkpoint-00000004.pt")) and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    _, err = child.communicate()
-    assert list(state.rglob("checkpoint-*.pt")), err.decode()[-2000:]
+    state = tmp_path / ".out.unfinished" / "state"
+    four_steps = f"any(Path({str(state)!r}).rglob('checkpoint-00000004.pt'))"
+    target = "prune_bert.recovery.DistillationLoss.__call__"
+    run_until_killed(words("recover", flags, **given), target, four_steps, tmp_path)
+    assert list(state.rglob("checkpoint-*.pt"))
     assert not flags["output_dir"].exists()
     code, _, err = run("recover", flags, capsys, **given | {"learning_rate": 2e-3})
     assert (code, "unfinished training of another run" in err) == (2, True)
@@ -278,7 +259,7 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     typed = words("recover", flags, **given | {"output_dir": tmp_path / "two"})
     command = torchrun("-m", "prune_bert", *typed)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     two = read_report(tmp_path / "two")
     assert [row.metrics for row in two.rows] == [row.metrics for row in one.rows]

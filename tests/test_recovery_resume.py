@@ -2,15 +2,13 @@
 
 import copy
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_bert, torchrun
+from processes import run_code_until_killed
 from test_recovery import PLAN, settings
 from test_training import NO_DROPOUT, light, toy_data  # noqa: F401 - light is a fixture
 from test_training_resume import InterruptionError, assert_same_weights
@@ -74,22 +72,16 @@ def interrupt(tokenizer, state_dir, kind, call, monkeypatch):
 
 
 KILLED_RUN = """
-import sys, time
+import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from transformers import BertTokenizerFast
-from prune_bert.recovery import DistillationLoss
+from processes import kill_in_call
 from test_recovery_resume import run
 
-whole = DistillationLoss.__call__
-
-def slow(self, model, batch):
-    time.sleep(0.2)
-    return whole(self, model, batch)
-
-DistillationLoss.__call__ = slow
+kill_in_call("prune_bert.recovery.DistillationLoss.__call__", lambda: any(Path({state!r}).glob({awaited!r})))
 run(BertTokenizerFast.from_pretrained({vocab!r}, model_max_length=64), Path({state!r}), {kind!r})
 """
 
@@ -105,18 +97,14 @@ def test_a_killed_recovery_ends_at_the_weights_of_an_uninterrupted_one(tiny_toke
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     state_dir = tmp_path / "state"
     code = KILLED_RUN.format(
-        tests=str(TESTS), root=str(TESTS.parent), vocab=str(tmp_path / "tokenizer"), state=str(state_dir), kind=kind
+        tests=str(TESTS),
+        root=str(TESTS.parent),
+        vocab=str(tmp_path / "tokenizer"),
+        state=str(state_dir),
+        kind=kind,
+        awaited=awaited,
     )
-    child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + 120
-        while not list(state_dir.glob(awaited)):
-            assert child.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    run_code_until_killed(code)
 
     resumed, result = run(tiny_tokenizer, state_dir, kind)
     whole, uninterrupted = run(tiny_tokenizer, None, kind)
@@ -198,7 +186,7 @@ def test_two_processes_equal_one(tiny_tokenizer, tmp_path):
     )
     launch = torchrun(script)
     done = subprocess.run(
-        launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     for kind in ("gradual", "at_once"):

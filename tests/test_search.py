@@ -773,16 +773,17 @@ def test_two_at_once_are_refused_and_the_lock_ends_with_the_journal(tmp_path):
 
 
 SLOW_SEARCH = """
-import sys, time
+import sys
 from prune_bert.search import Journal, exhaustive, journaled, layer_sites
 
-log = open(sys.argv[2], "a")
+log, count = open(sys.argv[2], "a"), int(sys.argv[3])
 
 def objective(plans):
     for plan in plans:
         log.write(f"{plan}\\n")
         log.flush()
-        time.sleep(float(sys.argv[3]))
+        if count and len(open(sys.argv[2]).readlines()) >= count:
+            sys.stdin.read()  # until it is killed
     return [float(len(str(plan))) for plan in plans]
 
 with Journal.open(sys.argv[1], "run") as journal:
@@ -796,14 +797,14 @@ def test_a_search_killed_outright_loses_at_most_the_batch_in_hand(tmp_path):
     script.write_text(SLOW_SEARCH)
     journal, log = tmp_path / "search.jsonl", tmp_path / "log"
 
-    def start(seconds):
-        command = [sys.executable, str(script), str(journal), str(log), str(seconds)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def start(stops_after):
+        command = [sys.executable, str(script), str(journal), str(log), str(stops_after)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def evaluated():
         return log.read_text().splitlines() if log.exists() else []
 
-    victim = start(0.02)
+    victim = start(18)
     while len(evaluated()) < 18 and victim.poll() is None:
         time.sleep(0.01)
     rival = start(0)
@@ -823,7 +824,7 @@ def test_a_search_killed_outright_loses_at_most_the_batch_in_hand(tmp_path):
 # The house
 
 
-def test_the_search_imports_plans_and_errors_only():
+def test_the_search_imports_plans_errors_and_knobs_only():
     code = (
         "import sys, prune_bert.search\n"
         "print(*sorted(name for name in sys.modules if name.startswith('prune_bert.')), sep=' ')\n"
@@ -833,7 +834,7 @@ def test_the_search_imports_plans_and_errors_only():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     outside = [name for name in ours.split() if not name.startswith("prune_bert.search")]
-    assert {name.split(".")[1] for name in outside} == {"errors", "plan", "storage"}
+    assert {name.split(".")[1] for name in outside} == {"errors", "knobs", "plan", "storage"}
     assert heavy == ""
 
 

@@ -3,10 +3,8 @@
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import torchrun
+from processes import run_until_killed
 
 from prune_bert import PruningPlan
 from prune_bert.cli import main
@@ -208,17 +207,9 @@ def test_the_journal_of_another_run_is_refused_and_kept(flags, capsys, monkeypat
 
 def test_a_killed_search_resumes_from_its_journal(flags, capsys, no_pictures, tmp_path, monkeypatch):
     """SIGKILL once some plans are on disk: the second run evaluates only the others."""
-    command = [sys.executable, "-m", "prune_bert", *words("search", flags)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     journal = tmp_path / ".out.journal.jsonl"
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
-    deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        if journal.is_file() and len(journal.read_bytes().splitlines()) > 10:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    ten_known = f"len(Path({str(journal)!r}).read_bytes().splitlines()) > 10"
+    run_until_killed(words("search", flags), "prune_bert.search.Journal.record", ten_known, tmp_path)
     assert not flags["output_dir"].exists()
     known = len(journal.read_bytes().splitlines()) - 1
     assert known >= 9
@@ -235,11 +226,11 @@ def test_a_killed_search_resumes_from_its_journal(flags, capsys, no_pictures, tm
 
 def test_two_searches_on_one_output_directory_are_refused(flags, capsys):
     code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
-        "print('locked', flush=True); time.sleep(60)"
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
     )
     journal = flags["output_dir"].with_name(".out.journal.jsonl")
-    other = subprocess.Popen([sys.executable, "-c", code, str(journal)], stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", code, str(journal)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b"locked\n"
         code, _, err = run("search", flags, capsys)

@@ -1,15 +1,14 @@
 """A training run that was interrupted ends at the weights of one that was not, bit for bit."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_bert
+from processes import run_code_until_killed
 from test_training import NO_DROPOUT, light, settings, toy_data  # noqa: F401 - light is a fixture
 
 from prune_bert.lora import add_lora
@@ -76,21 +75,20 @@ def checkpoints(state_dir):
 
 
 KILLED_RUN = """
-import sys, time
+import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import torch
 torch.set_num_threads(1)
+from pathlib import Path
 from transformers import BertTokenizerFast
-from prune_bert.training.losses import classification_loss
-from test_training_resume import fresh_model, run
+from processes import kill_in_call
+from prune_bert.training import losses
 
-def slow(model, batch):
-    time.sleep(0.2)
-    return classification_loss(model, batch)
-
-slow.__qualname__ = classification_loss.__qualname__
-run(BertTokenizerFast.from_pretrained({vocab!r}, model_max_length=64), __import__("pathlib").Path({state!r}),
-    loss_function=slow, checkpointing_steps=1)
+kill_in_call("prune_bert.training.losses.classification_loss",
+             lambda: any(Path({state!r}).glob("checkpoint-0000000[5-9].pt")))
+from test_training_resume import run
+run(BertTokenizerFast.from_pretrained({vocab!r}, model_max_length=64), Path({state!r}),
+    loss_function=losses.classification_loss, checkpointing_steps=1)
 """
 
 
@@ -100,16 +98,7 @@ def test_a_killed_run_ends_at_the_weights_of_an_uninterrupted_one(tiny_tokenizer
     code = KILLED_RUN.format(
         tests=str(TESTS), root=str(TESTS.parent), vocab=str(tmp_path / "tokenizer"), state=str(state_dir)
     )
-    child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + 120
-        while not list(state_dir.glob("checkpoint-0000000[5-9].pt")):
-            assert child.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    run_code_until_killed(code)
 
     resumed, result = run(tiny_tokenizer, state_dir, checkpointing_steps=1)
     whole, uninterrupted = run(tiny_tokenizer, None)
@@ -268,7 +257,7 @@ def test_two_processes_equal_one_and_resume_exactly(tiny_tokenizer, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     launch.append(str(script))
     done = subprocess.run(
-        launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 

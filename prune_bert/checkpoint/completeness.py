@@ -9,15 +9,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from prune_bert.checkpoint.shapes import check_shapes
-from prune_bert.checkpoint.sources import CheckpointError
+from prune_bert.checkpoint.sources import MOST_LAYERS, CheckpointError
 from prune_bert.errors import UserError
 
 _NAMED = 3
 
 # The names that families give to the number of their layers in config.json.
 _DEPTH_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
-# More than any model has; building as many as a damaged number says would take all memory.
-_DEPTH_LIMIT = 10_000
 
 
 def check_depth(name: str, config: Mapping[str, Any]) -> None:
@@ -28,7 +26,7 @@ def check_depth(name: str, config: Mapping[str, Any]) -> None:
     """
     for key in _DEPTH_KEYS:
         depth = config.get(key, 1)
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 0 < depth <= _DEPTH_LIMIT:
+        if isinstance(depth, bool) or not isinstance(depth, int) or not 0 < depth <= MOST_LAYERS:
             raise CheckpointError(
                 f"{name!r}: config.json says {key} {str(depth)[:40]!r}, not a number of layers of 1 or more; copy or "
                 "download the model again"

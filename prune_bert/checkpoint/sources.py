@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 from prune_bert.errors import UserError
+from prune_bert.knobs import short
+from prune_bert.text_files import UnreadableError, expanded, has_lone_surrogate, parse_json, read_text_file
 
+# More than any model has; building as many as a damaged number says would take all memory.
+MOST_LAYERS = 1_000
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -25,7 +28,7 @@ def resolve(name_or_path: str) -> Path | None:
     Raises:
         CheckpointError: If it is a path and nothing of a model lies there.
     """
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.is_dir():
         return path
     if path.is_file():
@@ -50,12 +53,34 @@ def read_config(directory: Path) -> dict[str, Any]:
         hint = "; it holds a LoRA adapter: merge it first" if (directory / "adapter_config.json").is_file() else ""
         raise CheckpointError(f"{str(directory)!r} has no config.json, so it is no model directory{hint}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = parse_json(read_text_file(file))
+    except UnreadableError as error:
         raise CheckpointError(f"{str(file)!r} is not JSON ({error}): copy or download the model again") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{str(file)!r} holds no mapping: copy or download the model again")
+    _check_labels(config.get("id2label"), file)
+    depth = config.get("num_hidden_layers")
+    if isinstance(depth, int) and depth > MOST_LAYERS:
+        raise CheckpointError(f"{str(file)!r}: num_hidden_layers {short(depth)} is more than any model has")
     return config
+
+
+def _check_labels(labels: object, file: Path) -> None:
+    """Refuse what is no mapping from ids to names: transformers takes it, and fails or misnames classes later.
+
+    Raises:
+        CheckpointError: Naming the first fault.
+    """
+    if labels is None:
+        return
+    what = f"{str(file)!r}: id2label is to map the ids 0, 1, ... to names"
+    if not isinstance(labels, dict):
+        raise CheckpointError(f"{what}, and is a {type(labels).__name__}")
+    for key, name in labels.items():
+        if not isinstance(name, str) or has_lone_surrogate(name):
+            raise CheckpointError(f"{what}, and {key!r} has {name!r}; write a text there")
+    if sorted(labels) != sorted(map(str, range(len(labels)))):
+        raise CheckpointError(f"{what}, and its ids are {', '.join(map(repr, list(labels)[:5]))}")
 
 
 def check_hub(name: str, revision: str) -> None:

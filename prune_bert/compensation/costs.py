@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_bert.knobs import BUDGET_BATCH_SIZE, BUDGET_SEQUENCE_LENGTH, PROFILE_ROUNDS, SEED
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.profiling.inputs import random_inputs
 from prune_bert.profiling.running import autocast, clock_for, device_of, eval_mode
@@ -46,11 +47,11 @@ def measure_sites(
     plan: PruningPlan,
     corrections: Corrections,
     *,
-    batch_size: int = 1,
-    sequence_length: int = 128,
-    rounds: int = 20,
+    batch_size: int = BUDGET_BATCH_SIZE.default,
+    sequence_length: int = BUDGET_SEQUENCE_LENGTH.default,
+    rounds: int = PROFILE_ROUNDS.default,
     mixed_precision: str = "no",
-    seed: int = 0,
+    seed: int = SEED.default,
 ) -> dict[Site, SiteMeasure]:
     """Measure every compensated site apart, on what reaches it in the unpruned model, in turns with the original.
 

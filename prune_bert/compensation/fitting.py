@@ -24,6 +24,7 @@ from prune_bert.compensation.targets import after_norm, before_norm, channel_wei
 from prune_bert.corrections import FittedSite
 from prune_bert.evaluation import EncodedTask
 from prune_bert.evaluation.evaluating import fitting_task
+from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import bypass, check_droppable
 from prune_bert.surgery.snapshot import left_unchanged
@@ -38,8 +39,8 @@ def compensate(
     *,
     settings: CompensationSettings | None = None,
     accelerator: Accelerator | None = None,
-    batch_size: int = 32,
-    max_seq_length: int = 128,
+    batch_size: int = EVAL_BATCH_SIZE.default,
+    max_seq_length: int = MAX_SEQ_LENGTH.default,
     dtype: torch.dtype = torch.float32,
 ) -> Compensation:
     """Fit, without training, what a plan removes: ``bypass`` and ``drop`` take the result beside the plan.

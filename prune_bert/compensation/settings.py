@@ -9,6 +9,14 @@ from prune_bert.architectures import ffn_activation, ffn_width
 from prune_bert.config.compensating import CompensationForm, CompensationOptions
 from prune_bert.corrections import Correction, CorrectionSpec, FittedSite, Placement
 from prune_bert.errors import UserError
+from prune_bert.knobs import (
+    COMPENSATION_FOLDS,
+    COMPENSATION_MAX_COST,
+    COMPENSATION_NEURONS,
+    COMPENSATION_RANK,
+    COMPENSATION_RIDGE,
+    range_faults,
+)
 from prune_bert.plan import Site
 
 
@@ -18,7 +26,7 @@ class CompensationError(UserError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class CompensationSettings:
-    """Every knob of a compensation; the defaults are the configuration's.
+    """Every knob of a compensation; defaults and ranges are the configuration's.
 
     Attributes:
         form: ``"low_rank"``; ``"neurons"``, of an FFN a low rank beside its neurons of most effect; or ``"affine"``,
@@ -37,26 +45,22 @@ class CompensationSettings:
     """
 
     form: CompensationForm = "low_rank"
-    rank: int | None = CompensationOptions.compensation_rank
-    max_cost: float = CompensationOptions.compensation_max_cost
-    neurons: int = CompensationOptions.compensation_neurons
+    rank: int | None = COMPENSATION_RANK.field()
+    max_cost: float = COMPENSATION_MAX_COST.field()
+    neurons: int = COMPENSATION_NEURONS.field()
     placement: Placement = CompensationOptions.compensation_placement
     refit_norm: bool = CompensationOptions.compensation_refit_norm
-    ridge: float | None = CompensationOptions.compensation_ridge
-    folds: int = 4
+    ridge: float | None = COMPENSATION_RIDGE.field()
+    folds: int = COMPENSATION_FOLDS.field()
 
     def __post_init__(self) -> None:
         rules = [
             ("form", f"one of {', '.join(get_args(CompensationForm))}", self.form in get_args(CompensationForm)),
-            ("rank", "at least 1, or none", self.rank is None or self.rank >= 1),
-            ("max_cost", "above 0, to 1", 0 < self.max_cost <= 1),
-            ("neurons", "at least 1", self.neurons >= 1),
             ("placement", f"one of {', '.join(get_args(Placement))}", self.placement in get_args(Placement)),
             ("placement", "before, for the form neurons", self.placement == "before" or self.form != "neurons"),
-            ("ridge", "0 or more, or none", self.ridge is None or self.ridge >= 0),
-            ("folds", "at least 2", self.folds >= 2),
         ]
         faults = [f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in rules if not holds]
+        faults += range_faults(self)
         if faults:
             raise CompensationError("; ".join(f"compensation_{fault}" for fault in faults))
 

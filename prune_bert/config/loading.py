@@ -12,6 +12,7 @@ from prune_bert.config.fields import fields_in_order
 from prune_bert.config.values import nearest
 from prune_bert.config.verbs import VERBS
 from prune_bert.config.yaml_text import read_mapping, write_mapping
+from prune_bert.text_files import UnreadableError, read_text_file
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -58,13 +59,11 @@ def dump(config: Config) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Read a file's mapping, or say in one line why not."""
     try:
-        return read_mapping(path.read_text(encoding="utf-8-sig"))
+        return read_mapping(read_text_file(path))
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {path}{_nearest_file(path)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except UnreadableError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
     except ValueError as error:
         raise ConfigError(" ".join(f"{path}: {error}".split())) from None
 

@@ -1,6 +1,7 @@
 """The knobs, in groups: what each is called, its type, its default, its range and its line of help.
 
-Defaults live here, in ``compensating``, in ``recovering`` and in ``verbs``, and nowhere else. A group is a frozen
+The default and the range of a number are those of its knob in ``prune_bert.knobs``; other defaults live here, in
+``compensating``, in ``recovering`` and in ``verbs``, and nowhere else. A group is a frozen
 keyword-only dataclass without a base; the verbs' configurations are composed of groups. A list is a tuple once it is
 read.
 """
@@ -8,27 +9,63 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
-MAX_SEED = 2**32 - 1  # numpy takes no larger one
+from prune_bert.knobs import (
+    BEAM_WIDTH,
+    BUDGET_BATCH_SIZE,
+    BUDGET_SEQUENCE_LENGTH,
+    CALIBRATION_SAMPLES,
+    CHECKPOINTING_STEPS,
+    EVAL_BATCH_SIZE,
+    GRADIENT_ACCUMULATION_STEPS,
+    KEEP_LAYERS,
+    LEARNING_RATE,
+    LORA_ALPHA,
+    LORA_DROPOUT,
+    LORA_RANK,
+    MAX_ACCURACY_DROP,
+    MAX_GRAD_NORM,
+    MAX_LATENCY_MS,
+    MAX_PARAMETERS,
+    MAX_REMOVED,
+    MAX_SAMPLES,
+    MAX_SEQ_LENGTH,
+    MAX_STEPS,
+    MIN_SPEEDUP,
+    N_RESAMPLES,
+    NUM_THREADS,
+    NUM_TRAIN_EPOCHS,
+    PROFILE_BATCH_SIZES,
+    PROFILE_ROUNDS,
+    PROFILE_SEQUENCE_LENGTHS,
+    PROFILE_WARMUP,
+    RACING_CONFIDENCE,
+    SEED,
+    TRAIN_BATCH_SIZE,
+    WARMUP_RATIO,
+    WEIGHT_DECAY,
+    Knob,
+    Range,
+)
 
 
-class About(TypedDict, total=False):
+class About(Range, total=False):
     """What is known of a field beside its type and its default: the metadata of the dataclass field.
 
-    ``help`` is its line in ``--help`` and ``metavar`` what stands there for the value. A number is
-    ``at_least``, ``above``, ``at_most`` or ``below`` something; a list has at most ``max_items``; a text or
-    a list is not empty unless it ``may_be_empty``.
+    ``help`` is its line in ``--help`` and ``metavar`` what stands there for the value. A number is within its range;
+    a list has at most ``max_items``; a text or a list is not empty unless it ``may_be_empty``.
     """
 
     help: str
     metavar: str
-    at_least: float
-    above: float
-    at_most: float
-    below: float
     max_items: int
     may_be_empty: bool
+
+
+def knob_field(knob: Knob[Any], help: str, metavar: str) -> Any:
+    """Return the dataclass field of a number, with the default and the range of its knob."""
+    return field(default=knob.default, metadata={"help": help, "metavar": metavar, **knob.range})
 
 
 ABOUT_PLAN = About(
@@ -36,8 +73,8 @@ ABOUT_PLAN = About(
     metavar="SITES",
     may_be_empty=True,  # a plan that removes nothing is a plan
 )
-ABOUT_ROUNDS = About(help="timed rounds at each point; a round times every variant", metavar="N", at_least=2)
-ABOUT_WARMUP = About(help="untimed rounds before those", metavar="N", at_least=0)
+ROUNDS_HELP = "timed rounds at each point; a round times every variant"
+WARMUP_HELP = "untimed rounds before those"
 ScorerName = Literal[
     "top",
     "bottom",
@@ -117,25 +154,18 @@ class TaskOptions:
             may_be_empty=True,
         ),
     )
-    max_seq_length: int = field(
-        default=128, metadata=About(help="tokens after which an example is cut", metavar="TOKENS", at_least=3)
-    )
+    max_seq_length: int = knob_field(MAX_SEQ_LENGTH, "tokens after which an example is cut", "TOKENS")
     eval_split: Literal["validation", "validation_mismatched"] = field(
         default="validation", metadata=About(help="split to score on; validation_mismatched is MNLI's second")
     )
-    max_eval_samples: int | None = field(
-        default=None,
-        metadata=About(help="score only N examples, evenly spaced; none: all", metavar="N", at_least=1),
-    )
+    max_eval_samples: int | None = knob_field(MAX_SAMPLES, "score only N examples, evenly spaced; none: all", "N")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """Where and how it is computed."""
 
-    per_device_eval_batch_size: int = field(
-        default=32, metadata=About(help="examples a batch, on each process", metavar="N", at_least=1)
-    )
+    per_device_eval_batch_size: int = knob_field(EVAL_BATCH_SIZE, "examples a batch, on each process", "N")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = field(
         default=None,
         metadata=About(help="number format of the matrix work; none: the one of accelerate launch, else no"),
@@ -143,31 +173,21 @@ class RuntimeOptions:
     device: Literal["auto", "cpu", "cuda"] = field(
         default="auto", metadata=About(help="auto: a GPU where there is one")
     )
-    num_threads: int | None = field(
-        default=None, metadata=About(help="CPU threads; none: torch's choice", metavar="N", at_least=1)
-    )
-    seed: int = field(
-        default=42,
-        metadata=About(help="seed of everything random", metavar="N", at_least=0, at_most=MAX_SEED),
-    )
-    n_resamples: int = field(
-        default=2000,
-        metadata=About(help="bootstrap resamples behind each 95 % interval", metavar="N", at_least=20),
-    )
+    num_threads: int | None = knob_field(NUM_THREADS, "CPU threads; none: torch's choice", "N")
+    seed: int = knob_field(SEED, "seed of everything random", "N")
+    n_resamples: int = knob_field(N_RESAMPLES, "bootstrap resamples behind each 95 % interval", "N")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
     """The grid on which latency is measured."""
 
-    profile_batch_sizes: tuple[int, ...] = field(
-        default=(1, 32), metadata=About(help="batch sizes to time", metavar="N", at_least=1)
+    profile_batch_sizes: tuple[int, ...] = knob_field(PROFILE_BATCH_SIZES, "batch sizes to time", "N")
+    profile_sequence_lengths: tuple[int, ...] = knob_field(
+        PROFILE_SEQUENCE_LENGTHS, "sequence lengths to time", "TOKENS"
     )
-    profile_sequence_lengths: tuple[int, ...] = field(
-        default=(128,), metadata=About(help="sequence lengths to time", metavar="TOKENS", at_least=1)
-    )
-    profile_rounds: int = field(default=20, metadata=ABOUT_ROUNDS)
-    profile_warmup: int = field(default=3, metadata=ABOUT_WARMUP)
+    profile_rounds: int = knob_field(PROFILE_ROUNDS, ROUNDS_HELP, "N")
+    profile_warmup: int = knob_field(PROFILE_WARMUP, WARMUP_HELP, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,49 +243,24 @@ class PruneOptions:
 class TrainOptions:
     """How the weights, or a LoRA adapter beside them, are trained."""
 
-    learning_rate: float = field(
-        default=5e-5, metadata=About(help="peak learning rate of AdamW", metavar="RATE", above=0, at_most=10)
-    )
-    num_train_epochs: float = field(default=3.0, metadata=About(help="passes over the data", metavar="X", above=0))
-    max_steps: int | None = field(
-        default=None,
-        metadata=About(help="optimiser steps, in the place of num_train_epochs", metavar="N", at_least=1),
-    )
-    per_device_train_batch_size: int = field(
-        default=32, metadata=About(help="examples a batch, on each process", metavar="N", at_least=1)
-    )
-    gradient_accumulation_steps: int = field(
-        default=1, metadata=About(help="batches an optimiser step", metavar="N", at_least=1)
-    )
-    weight_decay: float = field(default=0.01, metadata=About(help="of AdamW", metavar="X", at_least=0))
-    warmup_ratio: float = field(
-        default=0.06,
-        metadata=About(help="share of the steps that warm up", metavar="X", at_least=0, at_most=1),
-    )
-    max_grad_norm: float = field(
-        default=1.0,
-        metadata=About(help="gradients are clipped to this norm; 0: not", metavar="X", at_least=0),
-    )
-    max_train_samples: int | None = field(
-        default=None,
-        metadata=About(help="train on N examples only, evenly spaced; none: all", metavar="N", at_least=1),
-    )
-    checkpointing_steps: int | None = field(
-        default=500,
-        metadata=About(help="save to resume every N steps; none: every epoch", metavar="N", at_least=1),
+    learning_rate: float = knob_field(LEARNING_RATE, "peak learning rate of AdamW", "RATE")
+    num_train_epochs: float = knob_field(NUM_TRAIN_EPOCHS, "passes over the data", "X")
+    max_steps: int | None = knob_field(MAX_STEPS, "optimiser steps, in the place of num_train_epochs", "N")
+    per_device_train_batch_size: int = knob_field(TRAIN_BATCH_SIZE, "examples a batch, on each process", "N")
+    gradient_accumulation_steps: int = knob_field(GRADIENT_ACCUMULATION_STEPS, "batches an optimiser step", "N")
+    weight_decay: float = knob_field(WEIGHT_DECAY, "of AdamW", "X")
+    warmup_ratio: float = knob_field(WARMUP_RATIO, "share of the steps that warm up", "X")
+    max_grad_norm: float = knob_field(MAX_GRAD_NORM, "gradients are clipped to this norm; 0: not", "X")
+    max_train_samples: int | None = knob_field(MAX_SAMPLES, "train on N examples only, evenly spaced; none: all", "N")
+    checkpointing_steps: int | None = knob_field(
+        CHECKPOINTING_STEPS, "save to resume every N steps; none: every epoch", "N"
     )
     resume: bool = field(default=True, metadata=About(help="go on from the newest state in output_dir"))
-    lora_rank: int = field(
-        default=0,
-        metadata=About(help="rank of a LoRA adapter; 0: train all weights", metavar="N", at_least=0),
+    lora_rank: int = knob_field(LORA_RANK, "rank of a LoRA adapter; 0: train all weights", "N")
+    lora_alpha: float | None = knob_field(
+        LORA_ALPHA, "the update counts lora_alpha / lora_rank times; none: twice", "X"
     )
-    lora_alpha: float | None = field(
-        default=None,
-        metadata=About(help="the update counts lora_alpha / lora_rank times; none: twice", metavar="X", above=0),
-    )
-    lora_dropout: float = field(
-        default=0.0, metadata=About(help="dropout before the adapter", metavar="X", at_least=0, below=1)
-    )
+    lora_dropout: float = knob_field(LORA_DROPOUT, "dropout before the adapter", "X")
     lora_target_modules: tuple[str, ...] | None = field(
         default=None,
         metadata=About(
@@ -278,10 +273,7 @@ class TrainOptions:
 class CalibrationOptions:
     """On which slice of the training data something is chosen or fitted."""
 
-    max_calibration_samples: int = field(
-        default=512,
-        metadata=About(help="training examples to choose and to fit on", metavar="N", at_least=2),
-    )
+    max_calibration_samples: int = knob_field(CALIBRATION_SAMPLES, "training examples to choose and to fit on", "N")
     calibration_rows: Literal["evenly", "longest"] = field(
         default="evenly",
         metadata=About(
@@ -317,34 +309,20 @@ class ScoreOptions:
 class BudgetOptions:
     """What the pruned model may cost. Without any, the front is shown and no plan chosen."""
 
-    max_accuracy_drop: float | None = field(
-        default=None,
-        metadata=About(
-            help="points of the headline metric that may be lost, on the calibration slice", metavar="X", at_least=0
-        ),
+    max_accuracy_drop: float | None = knob_field(
+        MAX_ACCURACY_DROP, "points of the headline metric that may be lost, on the calibration slice", "X"
     )
     respect_interval: bool = field(
         default=False, metadata=About(help="take that drop at the worse end of its 95 % interval")
     )
-    min_speedup: float | None = field(
-        default=None, metadata=About(help="times the unpruned model's speed, at least", metavar="X", above=0)
-    )
-    max_latency_ms: float | None = field(
-        default=None, metadata=About(help="milliseconds a batch, at most", metavar="MS", above=0)
-    )
-    max_parameters: int | None = field(
-        default=None,
-        metadata=About(help="parameters left, at most", metavar="N", at_least=1, at_most=10**13),
-    )
-    keep_layers: int | None = field(default=None, metadata=About(help="layers left, exactly", metavar="N", at_least=1))
-    batch_size: int = field(
-        default=1, metadata=About(help="batch size that speed is meant for", metavar="N", at_least=1)
-    )
-    sequence_length: int = field(
-        default=128, metadata=About(help="sequence length that speed is meant for", metavar="TOKENS", at_least=1)
-    )
-    profile_rounds: int = field(default=20, metadata=ABOUT_ROUNDS)
-    profile_warmup: int = field(default=3, metadata=ABOUT_WARMUP)
+    min_speedup: float | None = knob_field(MIN_SPEEDUP, "times the unpruned model's speed, at least", "X")
+    max_latency_ms: float | None = knob_field(MAX_LATENCY_MS, "milliseconds a batch, at most", "MS")
+    max_parameters: int | None = knob_field(MAX_PARAMETERS, "parameters left, at most", "N")
+    keep_layers: int | None = knob_field(KEEP_LAYERS, "layers left, exactly", "N")
+    batch_size: int = knob_field(BUDGET_BATCH_SIZE, "batch size that speed is meant for", "N")
+    sequence_length: int = knob_field(BUDGET_SEQUENCE_LENGTH, "sequence length that speed is meant for", "TOKENS")
+    profile_rounds: int = knob_field(PROFILE_ROUNDS, ROUNDS_HELP, "N")
+    profile_warmup: int = knob_field(PROFILE_WARMUP, WARMUP_HELP, "N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,22 +348,16 @@ class SearchOptions:
             "none: loss, or divergence with a compensation"
         ),
     )
-    beam_width: int | None = field(
-        default=None,
-        metadata=About(
-            help="plans that go on at each step; none: 4 for beam, greedy for sublayer", metavar="N", at_least=1
-        ),
+    beam_width: int | None = knob_field(
+        BEAM_WIDTH, "plans that go on at each step; none: 4 for beam, greedy for sublayer", "N"
     )
-    max_removed: int | None = field(
-        default=None, metadata=About(help="sites to remove, at most; none: all that can go", metavar="N", at_least=1)
-    )
+    max_removed: int | None = knob_field(MAX_REMOVED, "sites to remove, at most; none: all that can go", "N")
     racing: bool | None = field(
         default=None,
         metadata=About(
             help="drop plans of a beam or an exhaustive search early that cannot win; none: no", metavar="true|false"
         ),
     )
-    racing_confidence: float = field(
-        default=0.95,
-        metadata=About(help="that no plan is dropped which belongs among the best", metavar="X", above=0, below=1),
+    racing_confidence: float = knob_field(
+        RACING_CONFIDENCE, "that no plan is dropped which belongs among the best", "X"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import reprlib
 from collections.abc import Iterable
@@ -12,9 +11,10 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from prune_bert.config.options import About
+from prune_bert.knobs import range_fault
+from prune_bert.text_files import has_lone_surrogate
 
 NULL = "none"  # how a flag spells null
-MAX_NUMBER = 2**31 - 1  # where a field names no limit of its own
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
@@ -136,9 +136,11 @@ def _check_items(value: object, about: About) -> None:
         raise ValueError("expected at least one value, got an empty list")
     if len(items) > about.get("max_items", len(items)):
         raise ValueError(f"expected at most {about['max_items']} values, got {len(items)}")
-    twice = [item for index, item in enumerate(items) if item in items[:index]]
-    if twice:
-        raise ValueError(f"{show(twice[0])} is given twice")
+    seen: set[object] = set()
+    for item in items:
+        if item in seen:
+            raise ValueError(f"{show(item)} is given twice")
+        seen.add(item)
     for item in items:
         if isinstance(item, str):
             _check_text(item, about)
@@ -151,20 +153,14 @@ def _check_text(text: str, about: About) -> None:
         raise ValueError("expected text, got an empty one")
     if "\0" in text:
         raise ValueError(f"expected text without a null character, got {show(text)}")
+    if has_lone_surrogate(text):
+        raise ValueError(f"expected text that UTF-8 can hold, got {show(text)}")
 
 
 def _check_range(number: float, about: About) -> None:
-    if isinstance(number, float) and not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {number}")
-    bounds = (
-        ("at least", about.get("at_least", -MAX_NUMBER), number >= about.get("at_least", -MAX_NUMBER)),
-        ("more than", about.get("above"), number > about.get("above", -math.inf)),
-        ("at most", about.get("at_most", MAX_NUMBER), number <= about.get("at_most", MAX_NUMBER)),
-        ("less than", about.get("below"), number < about.get("below", math.inf)),
-    )
-    for words, bound, holds in bounds:
-        if not holds:
-            raise ValueError(f"expected {words} {bound}, got {show(number)}")
+    fault = range_fault(about, number)
+    if fault:
+        raise ValueError(fault)
 
 
 class _Short(reprlib.Repr):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from prune_bert.errors import UserError
+from prune_bert.knobs import MAX_SEQ_LENGTH
 from prune_bert.profiling import longest_sequence
 from prune_bert.tasks import TaskData
 
@@ -52,13 +53,20 @@ class EncodedTask:
         return dict(DataCollatorWithPadding(self.tokenizer, padding="longest")(examples))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, data: TaskData, max_seq_length: int = 128) -> EncodedTask:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, data: TaskData, max_seq_length: int = MAX_SEQ_LENGTH.default
+) -> EncodedTask:
     """Tokenise a task, cutting the longer text of an example first where it passes `max_seq_length`.
 
     Raises:
-        EvaluationError: The length is over the tokenizer's, or leaves no room for text.
+        EvaluationError: The length is over the tokenizer's, or leaves no room for text, or there is no padding token.
     """
     check_sequence_length(max_seq_length, tokenizer)
+    if tokenizer.pad_token is None:
+        raise EvaluationError(
+            "the tokenizer has no padding token, without which no batch can be made: name one as pad_token in its "
+            "tokenizer_config.json, or another tokenizer with --tokenizer_name"
+        )
     texts = [data.dataset[name][:] for name in data.spec.text_columns]
     least = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     if max_seq_length < least:

@@ -17,6 +17,7 @@ from prune_bert.evaluation.encoding import EncodedTask, EvaluationError, check_s
 from prune_bert.evaluation.inference import predict_logits
 from prune_bert.evaluation.intervals import interval, resampled_metrics
 from prune_bert.evaluation.scores import Comparison, MetricValue, TaskScore
+from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH, N_RESAMPLES, SEED
 from prune_bert.tasks import CORRELATIONS, TaskData, TaskSpec, compute_metrics
 
 
@@ -26,10 +27,10 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     accelerator: Accelerator | None = None,
-    batch_size: int = 32,
-    max_seq_length: int = 128,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    batch_size: int = EVAL_BATCH_SIZE.default,
+    max_seq_length: int = MAX_SEQ_LENGTH.default,
+    n_resamples: int = N_RESAMPLES.default,
+    seed: int = SEED.default,
     description: str = "evaluate",
 ) -> TaskScore:
     """Score a classifier on a task, every example once, through accelerate.
@@ -58,7 +59,13 @@ def evaluate(
     return score_logits(logits, encoded.data, seconds, n_resamples, seed)
 
 
-def compare(baseline: TaskScore, other: TaskScore, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
+def compare(
+    baseline: TaskScore,
+    other: TaskScore,
+    *,
+    n_resamples: int = N_RESAMPLES.default,
+    seed: int = SEED.default,
+) -> Comparison:
     """Compare two models' scores on the same examples, with paired bootstrap intervals of the differences.
 
     Raises:

@@ -19,6 +19,7 @@ from prune_bert.evaluation.inference import move_to_device, predict_logits, scor
 from prune_bert.evaluation.plan_forward import plan_forward
 from prune_bert.evaluation.plan_tree import PlanTree, plan_tree
 from prune_bert.evaluation.scores import TaskScore
+from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH, SEED
 from prune_bert.plan import PruningPlan
 from prune_bert.surgery import bypass
 from prune_bert.tasks import METRICS, TaskData
@@ -31,10 +32,10 @@ def evaluate_plans(
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     accelerator: Accelerator | None = None,
-    batch_size: int = 32,
-    max_seq_length: int = 128,
+    batch_size: int = EVAL_BATCH_SIZE.default,
+    max_seq_length: int = MAX_SEQ_LENGTH.default,
     n_resamples: int = 0,
-    seed: int = 0,
+    seed: int = SEED.default,
     description: str = "evaluate plans",
 ) -> list[TaskScore]:
     """Score a classifier on a task under each of many plans.

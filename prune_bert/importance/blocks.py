@@ -22,6 +22,7 @@ from prune_bert.importance.calibration import Calibration, ImportanceError
 from prune_bert.importance.scores import Score, mean_scores
 from prune_bert.importance.similarity import angular_distance
 from prune_bert.importance.watching import ports, watched
+from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.search.sites import layer_sites
 from prune_bert.surgery.temporary import is_bypassed
@@ -76,8 +77,8 @@ def score_blocks(
     *,
     lengths: Iterable[int] | None = None,
     accelerator: Accelerator | None = None,
-    batch_size: int = 32,
-    max_seq_length: int = 128,
+    batch_size: int = EVAL_BATCH_SIZE.default,
+    max_seq_length: int = MAX_SEQ_LENGTH.default,
 ) -> BlockScores:
     """Score every block of contiguous layers by the angle between the hidden states before and after it.
 

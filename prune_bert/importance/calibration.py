@@ -16,6 +16,7 @@ from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.errors import UserError
 from prune_bert.evaluation import EncodedTask, length_sorted_batches
 from prune_bert.evaluation.inference import predict_logits
+from prune_bert.knobs import EVAL_BATCH_SIZE
 from prune_bert.plan import NormRule, Site
 
 
@@ -41,7 +42,7 @@ class Calibration:
     sites: tuple[Site, ...]
     examples: EncodedTask | None = None
     accelerator: Accelerator = field(default_factory=Accelerator)
-    batch_size: int = 32
+    batch_size: int = EVAL_BATCH_SIZE.default
     norm: NormRule = "keep"
     name: str = "score"
 

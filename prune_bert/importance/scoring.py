@@ -15,6 +15,7 @@ from prune_bert.evaluation.evaluating import fitting_task
 from prune_bert.importance.calibration import Calibration, ImportanceError
 from prune_bert.importance.scorers import SCORERS
 from prune_bert.importance.scores import SiteScores
+from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH
 from prune_bert.plan import COMPONENTS, NORM_RULES, Component, NormRule
 from prune_bert.search.names import unknown_name
 from prune_bert.search.sites import sites_of
@@ -31,8 +32,8 @@ def score_sites(
     components: Sequence[Component] = ("layer",),
     norm: NormRule = "keep",
     accelerator: Accelerator | None = None,
-    batch_size: int = 32,
-    max_seq_length: int = 128,
+    batch_size: int = EVAL_BATCH_SIZE.default,
+    max_seq_length: int = MAX_SEQ_LENGTH.default,
 ) -> SiteScores:
     """Score the layers or sublayers of a model; higher means keep.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 from prune_bert.checkpoint import directory_bytes, tensor_bytes
 from prune_bert.evaluation import EncodedTask, TaskScore, encode
 from prune_bert.pipeline.compensating import fit_compensation, measure_compensated_sites
+from prune_bert.pipeline.loading_forms import PLAIN, plain_form
 from prune_bert.pipeline.measuring import score_model, time_variants, timing_step
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.plan import PruningPlan
-from prune_bert.profiling import ModelSize, longest_sequence, measure_size
+from prune_bert.profiling import LatencyPoint, ModelSize, longest_sequence, measure_size
 from prune_bert.surgery import bypass
 
 
@@ -79,13 +80,19 @@ def _score_sites(run: PruneRun, encoded: EncodedTask) -> None:
 
 
 def _time(run: PruneRun, states: dict[str, AbstractContextManager[Any]]) -> None:
-    """Time the states in turns, on the main process."""
+    """Time the states in turns, on the main process, and with them the plain form of what will be saved."""
     config = run.config
     if not config.profile:
         return
     grid = (config.profile_batch_sizes, config.profile_sequence_lengths)
-    points = timing_step(run.workspace, run.accelerator, "latency", lambda: time_variants(config, states, *grid))
-    for name in states:
+
+    def compute() -> list[LatencyPoint]:
+        plain = plain_form(run)
+        saved = {} if plain is None else {PLAIN: nullcontext(plain)}
+        return time_variants(config, {**states, **saved}, *grid)
+
+    points = timing_step(run.workspace, run.accelerator, "latency", compute)
+    for name in dict.fromkeys(point.variant for point in points):
         run.latency[name] = tuple(point for point in points if point.variant == name)
     run.accelerator.wait_for_everyone()
 

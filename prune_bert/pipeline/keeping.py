@@ -11,6 +11,7 @@ from prune_bert.checkpoint.portable import check_portable
 from prune_bert.compensation.fitting import runs_of
 from prune_bert.config import CompensationOptions, PruneOptions, RecoverConfig, RunConfig
 from prune_bert.pipeline.comparing import size_of
+from prune_bert.pipeline.loading_forms import forms_of_saved
 from prune_bert.pipeline.prune_run import PruneRun
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import Rebuilding
@@ -82,6 +83,7 @@ def save_and_weigh(run: PruneRun, name: str) -> None:
             nn.Module.to(loaded.model, dtype=torch.float32)
         run.accelerator.wait_for_everyone()
         size = directory_bytes(directory)
+        run.loaded_with = forms_of_saved(run, size)
     run.sizes[name] = size_of(run, loaded.model, size or tensor_bytes(loaded.model, loaded.stored_dtype))
 
 

@@ -17,7 +17,7 @@ from prune_bert.evaluation import TaskScore
 from prune_bert.pipeline.workspace import Workspace
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.profiling import LatencyPoint, ModelSize
-from prune_bert.report import CompensatedSite, RecoveryInfo
+from prune_bert.report import CompensatedSite, LoadedForm, RecoveryInfo
 from prune_bert.surgery import bypass
 from prune_bert.tasks import TaskData
 
@@ -64,6 +64,7 @@ class PruneRun:
     made_in_seconds: dict[str, float] = field(default_factory=dict)
     compensated_sites: tuple[CompensatedSite, ...] = ()
     recovery: RecoveryInfo | None = None
+    loaded_with: tuple[LoadedForm, ...] = ()
 
     @property
     def model(self) -> PreTrainedModel:

@@ -79,6 +79,7 @@ def make_report(run: PruneRun) -> PruningReport:
         compensated_sites=run.compensated_sites,
         recovery=run.recovery,
         checkpoint_format=run.checkpoint_format,
+        loaded_with=run.loaded_with,
         notes=(*run.notes, *_busy_notes(run)),
         config=config_dict(config),
         step_seconds=run.workspace.seconds,

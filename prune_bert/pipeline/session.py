@@ -19,6 +19,7 @@ from prune_bert.errors import UserError
 from prune_bert.pipeline.precision import AnyConfig, settled_precision
 from prune_bert.plan import PlanError, PruningPlan
 from prune_bert.tasks import TaskData, align_labels, load_task
+from prune_bert.text_files import parse_json, read_text_file
 
 # A matrix product of a small encoder layer: 512 tokens, 384 to 1,536 wide.
 _PROBE_SHAPES = ((512, 384), (384, 1536))
@@ -164,10 +165,8 @@ def read_plan(text: str) -> PruningPlan:
 
 
 def _plan_file(path: Path) -> PruningPlan:
-    import json
-
     try:
-        return PruningPlan.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return PruningPlan.from_json(parse_json(read_text_file(path)))
     except FileNotFoundError as error:
         raise PlanError(f"--plan {str(path)!r}: there is no such file") from error
     except ValueError as error:

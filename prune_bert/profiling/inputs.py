@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prune_bert.knobs import SEED
 from prune_bert.profiling.records import ProfilingError
 
 
 def random_inputs(
-    model: nn.Module, batch_size: int, sequence_length: int, *, device: torch.device, seed: int = 0
+    model: nn.Module, batch_size: int, sequence_length: int, *, device: torch.device, seed: int = SEED.default
 ) -> dict[str, Tensor]:
     """Return token ids drawn from ``seed``, and the masks that go with them, ``(batch, seq)`` each.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
 from typing import Any, TypeAlias
@@ -16,9 +16,18 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from scipy import stats
 from torch import Tensor, nn
 
+from prune_bert.knobs import (
+    N_RESAMPLES,
+    PROFILE_BATCH_SIZES,
+    PROFILE_ROUNDS,
+    PROFILE_SEQUENCE_LENGTHS,
+    PROFILE_WARMUP,
+    SEED,
+    short,
+)
 from prune_bert.profiling.inputs import random_inputs
 from prune_bert.profiling.records import LatencyPoint, ProfilingError
-from prune_bert.profiling.running import check_precision, clock_for, device_of, eval_mode, forward
+from prune_bert.profiling.running import Clock, check_precision, clock_for, device_of, eval_mode, forward
 
 Variant: TypeAlias = Callable[[], AbstractContextManager[nn.Module]]
 """A context that can be entered again and again and yields the model to run, such as a bypass."""
@@ -29,25 +38,27 @@ SHORTEST_SAMPLE_MS = 5.0
 """A sample lasts at least this long, so that the clock's own noise is well below a hundredth of it."""
 SETTLED_BELOW_MS = 50.0
 """A forward shorter than this is preceded by an untimed one, since another variant emptied the caches."""
+_NUMBERS_AT_ONCE = 2_000_000  # that a bootstrap holds
 
 
 def profile_model(
     variants: Mapping[str, Variant | nn.Module],
     *,
-    batch_sizes: Sequence[int] = (1, 32),
-    sequence_lengths: Sequence[int] = (128,),
-    rounds: int = 20,
-    warmup: int = 3,
+    batch_sizes: Sequence[int] = PROFILE_BATCH_SIZES.default,
+    sequence_lengths: Sequence[int] = PROFILE_SEQUENCE_LENGTHS.default,
+    rounds: int = PROFILE_ROUNDS.default,
+    warmup: int = PROFILE_WARMUP.default,
     device: torch.device | str | None = None,
     mixed_precision: str = "no",
-    seed: int = 0,
-    n_resamples: int = 2000,
+    seed: int = SEED.default,
+    n_resamples: int = N_RESAMPLES.default,
     make_inputs: MakeInputs | None = None,
     progress: bool = False,
+    clock: Clock | None = None,
 ) -> list[LatencyPoint]:
     """Time every variant at every batch size and sequence length; the first variant is the baseline.
 
-    There is one point for each setting and variant, settings outermost. Each round times each variant once, in
+    There is a point for each setting and variant, settings outermost. Each round times each variant once, in
     an order that changes from round to round, so that drift hits all of them. The speed-up is the ratio of the
     medians with a 95 % percentile-bootstrap interval over rounds, both samples of a round resampled together
     (Efron and Tibshirani 1993, section 13.3). No garbage is collected while the clock runs.
@@ -63,22 +74,21 @@ def profile_model(
         seed: Draws the token ids and the bootstrap.
         n_resamples: Bootstrap resamples.
         make_inputs: Makes the inputs in place of random token ids.
-        progress: Show progress on stderr; pass ``accelerator.is_main_process``.
+        progress: Show progress on stderr.
+        clock: Runs and times the forwards of a sample; None means the clock of the device.
 
     Raises:
         ProfilingError: No variants, an empty grid, too few rounds, or a length the model cannot take.
     """
-    _check(variants, batch_sizes, sequence_lengths, rounds, mixed_precision)
+    _check(variants, batch_sizes, sequence_lengths, rounds, warmup, mixed_precision)
     contexts = {name: _as_context(variant) for name, variant in variants.items()}
     make = make_inputs or _seeded_inputs(device, seed)
     points: list[LatencyPoint] = []
-    grid = list(product(batch_sizes, sequence_lengths))
-    with _progress(progress, total=len(grid) * rounds) as tick:
-        for batch_size, length in grid:
-            bench = _Bench(contexts, batch_size, length, make, device, mixed_precision)
+    with _progress(progress, total=len(batch_sizes) * len(sequence_lengths) * rounds) as tick:
+        for batch_size, length in product(batch_sizes, sequence_lengths):
+            bench = _Bench(contexts, batch_size, length, make, device, mixed_precision, clock)
             forwards = bench.warm_up(warmup)
-            with gc_paused():
-                samples = bench.sample(rounds, forwards, tick)
+            samples = bench.sample(rounds, forwards, tick)
             points += _summarise(samples, batch_size, length, forwards, seed, n_resamples)
     return points
 
@@ -95,7 +105,11 @@ def round_order(names: Sequence[str], round_index: int) -> list[str]:
 
 
 def speedup_interval(
-    baseline_ms: Sequence[float], variant_ms: Sequence[float], *, n_resamples: int = 2000, seed: int = 0
+    baseline_ms: Sequence[float],
+    variant_ms: Sequence[float],
+    *,
+    n_resamples: int = N_RESAMPLES.default,
+    seed: int = SEED.default,
 ) -> tuple[float, float]:
     """Return the 95 % interval of the ratio of medians, the two samples of a round resampled together."""
     result = stats.bootstrap(
@@ -104,6 +118,7 @@ def speedup_interval(
         paired=True,
         vectorized=True,
         n_resamples=n_resamples,
+        batch=max(1, _NUMBERS_AT_ONCE // len(baseline_ms)),
         method="percentile",
         random_state=np.random.default_rng(seed),
     )
@@ -135,13 +150,14 @@ class _Bench:
         make_inputs: MakeInputs,
         device: torch.device | str | None,
         mixed_precision: str,
+        clock: Clock | None,
     ) -> None:
         self.contexts = contexts
         self.mixed_precision = mixed_precision
         with next(iter(contexts.values()))() as baseline:
             self.device = torch.device(device) if device is not None else device_of(baseline)
             self.inputs: Mapping[str, Any] = make_inputs(baseline, batch_size, sequence_length)
-        self.clock = clock_for(self.device)
+        self.clock = clock or clock_for(self.device)
         self.untimed = 0
 
     def warm_up(self, warmup: int) -> int:
@@ -153,10 +169,11 @@ class _Bench:
     def sample(self, rounds: int, forwards: int, tick: Callable[[], None]) -> dict[str, list[float]]:
         """Time every variant once a round; milliseconds for one forward, by variant, in round order."""
         samples: dict[str, list[float]] = {name: [] for name in self.contexts}
-        for round_index in range(rounds):
-            for name in round_order(list(self.contexts), round_index):
-                samples[name].append(self.time(name, forwards) / forwards)
-            tick()
+        with gc_paused():
+            for round_index in range(rounds):
+                for name in round_order(list(self.contexts), round_index):
+                    samples[name].append(self.time(name, forwards) / forwards)
+                tick()
         return samples
 
     def time(self, name: str, forwards: int) -> float:
@@ -220,20 +237,28 @@ def _as_context(variant: Variant | nn.Module) -> Variant:
 
 def _check(
     variants: Mapping[str, object],
-    batch_sizes: Iterable[int],
-    sequence_lengths: Iterable[int],
+    batch_sizes: Sequence[int],
+    sequence_lengths: Sequence[int],
     rounds: int,
+    warmup: int,
     mixed_precision: str,
 ) -> None:
     """Refuse a grid that cannot be timed."""
     check_precision(mixed_precision)
+    if PROFILE_ROUNDS.fault(rounds):
+        raise ProfilingError(f"rounds is {short(rounds)}: {PROFILE_ROUNDS.fault(rounds)}")
+    if PROFILE_WARMUP.fault(warmup):
+        raise ProfilingError(f"warmup is {short(warmup)}: {PROFILE_WARMUP.fault(warmup)}")
+    grid = (
+        ("batch sizes", PROFILE_BATCH_SIZES, batch_sizes),
+        ("sequence lengths", PROFILE_SEQUENCE_LENGTHS, sequence_lengths),
+    )
+    for what, knob, values in grid:
+        faults = [knob.fault(value) for value in values if knob.fault(value)] if values else ["none is given"]
+        if faults:
+            raise ProfilingError(f"{what}: {faults[0]}; one or more whole numbers are needed")
     if not variants:
         raise ProfilingError("nothing to profile: give at least one variant, the baseline first")
-    if rounds < 2:
-        raise ProfilingError(f"rounds is {rounds}: an interval needs at least 2")
-    for what, values in (("batch sizes", batch_sizes), ("sequence lengths", sequence_lengths)):
-        if not list(values) or min(values) < 1:
-            raise ProfilingError(f"{what} are {list(values)}: expected one or more whole numbers from 1 up")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from prune_bert.profiling.records import ProfilingError
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Clock: TypeAlias = Callable[[Callable[[], None], int], float]
+"""``clock(run, times)`` calls ``run`` so many times and returns what all of them took, in milliseconds."""
 
 
 # What a config may set that changes the form of a model's outputs, and nothing that it computes.
@@ -94,8 +97,8 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def clock_for(device: torch.device) -> Callable[[Callable[[], None], int], float]:
-    """Return ``clock(run, times) -> elapsed_ms`` for a device: CUDA events on a GPU, a counter on the CPU."""
+def clock_for(device: torch.device) -> Clock:
+    """Return the clock of a device: CUDA events on a GPU, a counter on the CPU."""
     return _cuda_clock if device.type == "cuda" else _host_clock
 
 

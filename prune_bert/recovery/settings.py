@@ -7,6 +7,18 @@ from typing import Any, Literal
 
 from prune_bert.config.recovering import RecoverOptions
 from prune_bert.errors import UserError
+from prune_bert.knobs import (
+    HIDDEN_WEIGHT,
+    LABEL_WEIGHT,
+    LORA_ALPHA,
+    LORA_DROPOUT,
+    LORA_RANK,
+    SELECTION_FRACTION,
+    SELECTION_SAMPLES,
+    STEPS_PER_SITE,
+    TEMPERATURE,
+    range_faults,
+)
 from prune_bert.training import TrainSettings
 
 _TRAINING = [knob.name for knob in fields(TrainSettings)]
@@ -24,7 +36,7 @@ def _default_training() -> TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverSettings:
-    """Every knob of `recover`; the defaults are the configuration's.
+    """Every knob of `recover`; defaults and ranges are the configuration's.
 
     A slice of the training rows is set aside: by the mean loss on it the run stops early, and the best weights are
     put back, those that it began with among them.
@@ -54,23 +66,24 @@ class RecoverSettings:
     """
 
     method: Literal["fine_tuning", "distillation"] = RecoverOptions.method
-    temperature: float = RecoverOptions.temperature
-    label_weight: float = RecoverOptions.label_weight
-    hidden_weight: float = RecoverOptions.hidden_weight
+    temperature: float = TEMPERATURE.field()
+    label_weight: float = LABEL_WEIGHT.field()
+    hidden_weight: float = HIDDEN_WEIGHT.field()
     schedule: Literal["at_once", "gradual"] = RecoverOptions.schedule
-    steps_per_site: int | None = RecoverOptions.steps_per_site
-    lora_rank: int = RecoverOptions.lora_rank
-    lora_alpha: float | None = RecoverOptions.lora_alpha
-    lora_dropout: float = RecoverOptions.lora_dropout
+    steps_per_site: int | None = STEPS_PER_SITE.field()
+    lora_rank: int = LORA_RANK.field()
+    lora_alpha: float | None = LORA_ALPHA.field()
+    lora_dropout: float = LORA_DROPOUT.field()
     lora_target_modules: tuple[str, ...] | None = RecoverOptions.lora_target_modules
-    selection_fraction: float = RecoverOptions.selection_fraction
-    selection_samples: int | None = RecoverOptions.selection_samples
+    selection_fraction: float = SELECTION_FRACTION.field()
+    selection_samples: int | None = SELECTION_SAMPLES.field()
     training: TrainSettings = field(default_factory=_default_training)
 
     def __post_init__(self) -> None:
         faults = [
             f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in self._rules() if not holds
         ]
+        faults += range_faults(self)
         if faults:
             raise RecoveryError("; ".join(faults))
 
@@ -92,16 +105,9 @@ class RecoverSettings:
         return wanted and self.selection_fraction > 0
 
     def _rules(self) -> list[tuple[str, str, bool]]:
-        """Name, rule in words, and whether it holds, for every field that has a range."""
+        """Name, rule in words, and whether it holds, for what no range of a number says."""
         return [
             ("method", "fine_tuning or distillation", self.method in ("fine_tuning", "distillation")),
-            ("temperature", "above 0", self.temperature > 0),
-            ("label_weight", "from 0 to 1", 0 <= self.label_weight <= 1),
-            ("hidden_weight", "0 (off) or more", self.hidden_weight >= 0),
             ("schedule", "at_once or gradual", self.schedule in ("at_once", "gradual")),
-            ("steps_per_site", "at least 1, or none", self.steps_per_site is None or self.steps_per_site >= 1),
             ("steps_per_site", "none with schedule at_once", self.steps_per_site is None or self.schedule == "gradual"),
-            ("lora_rank", "0 (no adapter) or more", self.lora_rank >= 0),
-            ("selection_fraction", "from 0 to 0.5", 0 <= self.selection_fraction <= 0.5),
-            ("selection_samples", "at least 1, or none", self.selection_samples is None or self.selection_samples >= 1),
         ]

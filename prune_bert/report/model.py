@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prune_bert.report.records import (
     CompensatedSite,
+    LoadedForm,
     ModelInfo,
     PlanInfo,
     RecoveryInfo,
@@ -22,6 +23,7 @@ from prune_bert.report.records import (
     TaskInfo,
     finite,
 )
+from prune_bert.text_files import UnreadableError, parse_json, read_text_file
 
 SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
@@ -46,6 +48,8 @@ class PruningReport:
     recovery: RecoveryInfo | None = None
     checkpoint_format: str | None = None
     """In which the model was saved; None where it was not, or in a report that does not say."""
+    loaded_with: tuple[LoadedForm, ...] = ()
+    """The ways of loading what was saved; empty where nothing was, or in a report that does not say."""
     notes: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     step_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -74,8 +78,8 @@ class PruningReport:
             ReportError: The text is not JSON, of another schema version, or lacks something.
         """
         try:
-            data = json.loads(text)
-        except ValueError as error:
+            data = parse_json(text)
+        except UnreadableError as error:
             raise ReportError(f"not a report: it is not JSON ({error}); give the report.json of a run") from None
         if not isinstance(data, dict) or "schema_version" not in data:
             raise ReportError("not a report: it has no schema_version; give the report.json of a run")
@@ -120,9 +124,9 @@ def read_report(path: Path | str) -> PruningReport:
     if file.is_dir():
         file = file / "report.json"
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        text = read_text_file(file)
+    except (FileNotFoundError, UnreadableError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise ReportError(f"cannot read {file}: {reason}; give the report.json of a run") from None
     try:
         return PruningReport.from_json(text)

@@ -125,6 +125,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class LoadedForm:
+    """What the saved model is when it is loaded in one way.
+
+    Attributes:
+        name: ``load_pruned`` or ``from_pretrained``.
+        same_modules: Whether it has the modules of the report's last row, whose figures are then its own.
+        latency: Where it has others: its timings, from the same rounds as the rows'; empty where none were taken.
+        size: Where it has others: what it weighs, its zeros included.
+    """
+
+    name: str
+    same_modules: bool = True
+    latency: tuple[LatencyPoint, ...] = ()
+    size: ModelSize | None = None
+
+
+@dataclass(frozen=True)
 class SiteCost:
     """What one site of the plan costs when it alone is removed."""
 

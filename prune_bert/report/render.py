@@ -72,6 +72,8 @@ def _view(report: PruningReport) -> dict[str, Any]:
         "main_table": tables.accuracy_and_speed(report),
         "latency_table": tables.latency(report),
         "size_table": tables.sizes(report),
+        "loading_table": tables.loading(report),
+        "other_modules": any(not form.same_modules for form in report.loaded_with),
         "sites_table": tables.site_costs(report),
         "compensated_table": tables.compensated_sites(report),
         "facts": tables.facts(report),

@@ -8,7 +8,7 @@ from itertools import groupby
 from prune_bert.plan import COMPONENTS as COMPONENT_ORDER
 from prune_bert.report import words
 from prune_bert.report.model import PruningReport
-from prune_bert.report.records import PlanInfo, Row
+from prune_bert.report.records import LoadedForm, PlanInfo, Row
 from prune_bert.report.settings import main_points
 
 OTHER_ROWS = {
@@ -25,7 +25,7 @@ def sentences(report: PruningReport) -> list[str]:
         said.append(f"{_score(report, report.baseline)}.")
     else:
         said += [_cost(report), *_flips(report.final), *_on_the_way(report), *_given_back(report), *_made(report)]
-        said += [*_speed(report), *_size(report)]
+        said += [*_speed(report), *_size(report), *_loaded(report)]
     if not report.final.latency:
         said.append("Speed was not measured.")
     return said
@@ -150,6 +150,26 @@ def _size(report: PruningReport) -> list[str]:
     if before.flops:
         text += f" and needs {_operations(after.flops, before.flops)}"
     return [f"{text}."]
+
+
+def _loaded(report: PruningReport) -> list[str]:
+    """Say what the saved model is where it is loaded in a way that gives it other modules than the last row's."""
+    said = []
+    for form in report.loaded_with:
+        if form.same_modules:
+            continue
+        speeds = [
+            f"at {words.setting(point)} {words.speed_verdict(point)}, {point.speedup:.2f} times "
+            f"({words.speed_interval(point)})"
+            for point in main_points(form.latency)
+        ]
+        text = f"That is with prune_bert.load_pruned; plain {form.name} computes the removed sublayers all the same"
+        said.append(f"{text}: {words.listing(speeds) or 'its speed was not measured'}{_held(form)}.")
+    return said
+
+
+def _held(form: LoadedForm) -> str:
+    return "" if form.size is None else f"; it holds {words.amount(form.size.parameters)} parameters"
 
 
 def _operations(after: int, before: int) -> str:

@@ -87,6 +87,29 @@ def sizes(report: PruningReport) -> Table | None:
     return Table(("", "parameters", "one sequence", "peak memory", "checkpoint"), rows)
 
 
+def loading(report: PruningReport) -> Table | None:
+    """What each way of loading the saved model gives, or None where nothing was saved."""
+    if not report.loaded_with:
+        return None
+    settings = main_settings(report.rows)
+    headings = [
+        "loaded with",
+        *(f"speed, batch {batch_size}, {length} tokens" for batch_size, length in settings),
+        "parameters in memory",
+        "checkpoint",
+    ]
+    rows = []
+    for form in report.loaded_with:
+        timed, size = (report.final.latency, report.final.size) if form.same_modules else (form.latency, form.size)
+        points = {setting_of(point): point for point in timed}
+        cells = [Cell(form.name, (f"as the row {report.final.name}",) if form.same_modules else ())]
+        cells += [_speed(points.get(setting), is_baseline=False) for setting in settings]
+        weighed = (size.parameters, size.checkpoint_bytes) if size else (None, None)
+        cells += [Cell(words.amount(weighed[0])), Cell(words.amount(weighed[1], "B"))]
+        rows.append(tuple(cells))
+    return Table(tuple(headings), tuple(rows))
+
+
 def site_costs(report: PruningReport) -> Table | None:
     """What each site costs alone, the dearest first, or None where that was not measured."""
     if not report.site_costs:

@@ -45,10 +45,11 @@ def _speeds(report: PruningReport) -> list[Tile]:
         return []
     ends = [points[0], points[-1]] if len(points) > 1 else points
     moods = {"faster": "good", "slower": "bad", words.NO_GAIN: "plain"}
+    how = () if all(form.same_modules for form in report.loaded_with) else ("with load_pruned",)
     found = []
     for point in ends:
         verdict = words.speed_verdict(point)
-        below = (verdict, words.speed_interval(point))
+        below = (verdict, words.speed_interval(point), *how)
         found.append(Tile(f"speed, {words.setting(point)}", f"{point.speedup:.2f}x", below, moods[verdict]))
     return found
 

@@ -7,6 +7,17 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from prune_bert.knobs import (
+    BUDGET_BATCH_SIZE,
+    BUDGET_SEQUENCE_LENGTH,
+    KEEP_LAYERS,
+    MAX_ACCURACY_DROP,
+    MAX_LATENCY_MS,
+    MAX_PARAMETERS,
+    MIN_SPEEDUP,
+    knobs_of,
+    short,
+)
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import SearchError
 from prune_bert.search.sites import preference
@@ -54,14 +65,14 @@ class Budget:
         sequence_length: The sequence length that they are meant for.
     """
 
-    max_accuracy_drop: float | None = None
+    max_accuracy_drop: float | None = MAX_ACCURACY_DROP.field()
     respect_interval: bool = False
-    min_speedup: float | None = None
-    max_latency_ms: float | None = None
-    max_parameters: int | None = None
-    keep_layers: int | None = None
-    batch_size: int = 1
-    sequence_length: int = 128
+    min_speedup: float | None = MIN_SPEEDUP.field()
+    max_latency_ms: float | None = MAX_LATENCY_MS.field()
+    max_parameters: int | None = MAX_PARAMETERS.field()
+    keep_layers: int | None = KEEP_LAYERS.field()
+    batch_size: int = BUDGET_BATCH_SIZE.field()
+    sequence_length: int = BUDGET_SEQUENCE_LENGTH.field()
 
     def __bool__(self) -> bool:
         """Tell whether anything is asked for."""
@@ -123,16 +134,12 @@ class Budget:
         return float(value)
 
     def _faults(self, depth: int | None, whole_layers: bool) -> Iterator[str]:
-        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop <= 100:
-            yield f"max_accuracy_drop {self.max_accuracy_drop:g} is not a number of points from 0 to 100"
         if self.respect_interval and self.max_accuracy_drop is None:
             yield "respect_interval speaks of max_accuracy_drop, which is not given"
-        if self.min_speedup is not None and not self.min_speedup >= 1:
-            yield f"min_speedup {self.min_speedup:g} is below 1, which is slower than the unpruned model"
-        for name in ("max_latency_ms", "max_parameters", "keep_layers", "batch_size", "sequence_length"):
+        for name, knob in knobs_of(Budget).items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                yield f"{name} {value:g} is not above 0"
+            if knob.fault(value):
+                yield f"{name} {short(value)} is not {knob.rule()}"
         yield from self._depth_faults(depth, whole_layers)
 
     def _depth_faults(self, depth: int | None, whole_layers: bool) -> Iterator[str]:

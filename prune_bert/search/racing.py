@@ -26,6 +26,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Any
 
+from prune_bert.knobs import RACING_CONFIDENCE, SEED
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import Evaluated, SearchError
 from prune_bert.search.sites import forward_order, preference
@@ -47,7 +48,7 @@ class Racing:
 
     losses: LossesOfBatch
     batches: int
-    confidence: float = 0.95
+    confidence: float = RACING_CONFIDENCE.default
     min_examples: int = 32
 
 
@@ -129,7 +130,7 @@ class RaceResult:
         )
 
 
-def calibration_batches(n: int, batches: int, seed: int = 0) -> tuple[tuple[int, ...], ...]:
+def calibration_batches(n: int, batches: int, seed: int = SEED.default) -> tuple[tuple[int, ...], ...]:
     """Divide examples 0 to n - 1 at random into batches whose sizes differ by at most one, for a race.
 
     Raises:
@@ -148,7 +149,7 @@ def race(
     batches: int,
     *,
     keep: int = 1,
-    confidence: float = 0.95,
+    confidence: float = RACING_CONFIDENCE.default,
     min_examples: int = 32,
     saved: Callable[[PruningPlan], float] | None = None,
 ) -> RaceResult:
@@ -193,7 +194,7 @@ def race(
 def _check(num_plans: int, batches: int, keep: int, confidence: float) -> None:
     if num_plans < 1 or batches < 1 or keep < 1:
         raise SearchError(f"a race of {num_plans} plans over {batches} batches for {keep} places: each is at least 1")
-    if not 0 < confidence < 1:
+    if RACING_CONFIDENCE.fault(confidence):
         raise SearchError(f"the confidence of a race lies between 0 and 1, such as 0.95; {confidence} does not")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from prune_bert.tasks.labels import encode_labels, encode_numbers, is_missing
 from prune_bert.tasks.table import TaskError, TaskSpec, nearest
+from prune_bert.text_files import has_lone_surrogate
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,11 @@ def label_values(table: Table, name: str) -> Sequence[Any]:
     for row, value in enumerate(values, 1):
         if not (value is None or isinstance(value, str | numbers.Number)):
             raise TaskError(
-                f"{table.source}: label {value!r} in data row {row} is a {type(value).__name__}; a label is "
+                f"{table.source}: label {_shown(value)} in data row {row} is a {type(value).__name__}; a label is "
                 "one class or one number"
             )
+        if isinstance(value, str) and has_lone_surrogate(value):
+            raise TaskError(f"{table.source}: label {_shown(value)} in data row {row} holds a lone surrogate; mend it")
     return values
 
 
@@ -150,6 +154,11 @@ def guess_columns(table: Table) -> str:
     return f"{present}; perhaps text_columns {text} and label_column {label}"
 
 
+def _shown(value: object) -> str:
+    """Write any value for a message, shortened, however deep it is and however many digits it has."""
+    return reprlib.repr(value)
+
+
 def _check_text(table: Table, name: str) -> None:
     """Refuse a text column with nulls or with anything that is not text; an empty text is allowed.
 
@@ -166,6 +175,11 @@ def _check_text(table: Table, name: str) -> None:
     for row, value in enumerate(values, 1):
         if not isinstance(value, str):
             raise TaskError(
-                f"{table.source}: text column {name!r} holds {value!r} in data row {row}, which is "
+                f"{table.source}: text column {name!r} holds {_shown(value)} in data row {row}, which is "
                 f"{type(value).__name__}, not text; its columns are {', '.join(map(repr, table.columns))}"
+            )
+        if has_lone_surrogate(value):
+            raise TaskError(
+                f"{table.source}: the text {_shown(value)} in data row {row} holds half of a character, which UTF-8 "
+                "cannot write (a lone surrogate); mend or leave out that row"
             )

@@ -81,7 +81,11 @@ def read_saved(folder: Path, split: str) -> Table:
 
 
 def from_dataset(dataset: datasets.Dataset, source: str) -> Table:
-    """Take a dataset's plain columns; a `ClassLabel` gives its names, and null where the id is -1."""
+    """Take a dataset's plain columns; a `ClassLabel` gives its names, and null where the id is -1.
+
+    Raises:
+        TaskError: An id has no name.
+    """
     plain = {
         name: feature
         for name, feature in dataset.features.items()
@@ -92,6 +96,11 @@ def from_dataset(dataset: datasets.Dataset, source: str) -> Table:
         name: tuple(feature.names) for name, feature in plain.items() if isinstance(feature, datasets.ClassLabel)
     }
     for name, names in class_names.items():
+        outside = [i for i in columns[name] if i is not None and i >= len(names)]
+        if outside:
+            raise TaskError(
+                f"{source}: column {name!r} has the id {outside[0]} and names for {len(names)} classes only"
+            )
         columns[name] = [None if i is None or i < 0 else names[i] for i in columns[name]]
     return Table(columns, source, class_names)
 
@@ -132,6 +141,8 @@ def _read_json(path: Path) -> Table:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise TaskError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+        except (RecursionError, ValueError) as error:
+            raise TaskError(f"{path}: cannot read this JSON: {_too_much(error)}") from error
     else:
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
@@ -140,6 +151,8 @@ def _read_json(path: Path) -> Table:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise TaskError(f"{path}:{number}: not a JSON object on one line: {error.msg}") from error
+            except (RecursionError, ValueError) as error:
+                raise TaskError(f"{path}:{number}: cannot read this JSON: {_too_much(error)}") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise TaskError(f"{path}: row {number} is a JSON {type(row).__name__}, not an object of column names")
@@ -147,13 +160,23 @@ def _read_json(path: Path) -> Table:
     return Table({name: [row.get(name) for row in rows] for name in names}, str(path))
 
 
+def _too_much(error: BaseException) -> str:
+    """Say what JSON holds that Python refuses: it is nested without end, or a number has thousands of digits."""
+    return "its values are nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+
+
 def _read_parquet(path: Path) -> Table:
     """Read a Parquet file, with the class names that `datasets` leaves in its metadata."""
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TaskError(f"cannot read {path} as Parquet: {first_line(error)}") from error
     for i, field in enumerate(table.schema):
         if pyarrow.types.is_dictionary(field.type):  # a category of pandas
             table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
-    return from_dataset(datasets.Dataset(table), str(path))
+    try:
+        return from_dataset(datasets.Dataset(table), str(path))
+    except TaskError:
+        raise
+    except Exception as error:  # whatever datasets makes of the metadata that it once wrote there, or somebody else
+        raise TaskError(f"cannot read the metadata of {path}: {first_line(error)}; write the file anew") from error

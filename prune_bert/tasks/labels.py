@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from prune_bert.knobs import short
 from prune_bert.tasks.table import TaskError, TaskSpec
 
 MOST_CLASSES = 10_000  # that integers without names may stand for
+LARGEST_NUMBER = 3.4028234663852886e38  # that a float32 holds, in which labels and losses are
 
 
 def normal(name: str) -> str:
@@ -56,7 +58,7 @@ def encode_labels(values: Sequence[Any], spec: TaskSpec, int_names: Sequence[str
     _refuse_missing(missing, len(values), source)
     if strange:
         raise TaskError(
-            f"{source}: label {values[strange[0] - 1]!r} in data row {strange[0]} is none of the task's "
+            f"{source}: label {_shown(values[strange[0] - 1])} in data row {strange[0]} is none of the task's "
             f"labels, {_listed(spec.labels)}, or their numbers 0 to {len(spec.labels) - 1} ({len(strange)} "
             "such rows)"
         )
@@ -75,8 +77,11 @@ def encode_numbers(values: Sequence[Any], source: str) -> list[float]:
     scores = []
     for row, value in enumerate(values, 1):
         score = _number(value)
-        if score is None or not math.isfinite(score):
-            raise TaskError(f"{source}: label {value!r} in data row {row} is not a finite number, as regression needs")
+        if score is None or not abs(score) <= LARGEST_NUMBER:
+            raise TaskError(
+                f"{source}: label {_shown(value)} in data row {row} is not a finite number that float32 holds, as "
+                "regression needs"
+            )
         scores.append(score)
     return scores
 
@@ -96,8 +101,8 @@ def infer_labels(values: Iterable[Any]) -> tuple[str, ...]:
         largest = max((i for i in whole if i is not None), default=-1)
         if largest >= MOST_CLASSES:
             raise TaskError(
-                f"the labels go up to {largest}, which looks like a column of ids; for a score to predict pass an "
-                "empty list of label names, for classes pass their names"
+                f"the labels go up to {short(largest)}, which looks like a column of ids; for a score to predict pass "
+                "an empty list of label names, for classes pass their names"
             )
         return tuple(str(i) for i in range(largest + 1))
     if all(_number(value) is not None for value in present):
@@ -118,7 +123,7 @@ def _integer(value: Any) -> int | None:
     """Read an integer, a truth value, or text that is an integer; a float is none of them."""
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", value):
         return int(value)
     return None
 
@@ -127,7 +132,7 @@ def _number(value: Any) -> float | None:
     """Read a number, or text that is one."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -143,6 +148,11 @@ def _refuse_missing(rows: Sequence[int], total: int, source: str) -> None:
             f"{source}: {len(rows)} of {total} labels are missing (null, empty or -1), first in data row "
             f"{rows[0]}; a labelled split is needed, and GLUE's test split has no labels"
         )
+
+
+def _shown(value: object) -> str:
+    """Write a value for a message; an integer of thousands of digits has no text in Python."""
+    return short(value) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from prune_bert.tasks.hub import read_hub
 from prune_bert.tasks.labels import infer_labels, normal
 from prune_bert.tasks.official import LAYOUTS, expected_files, find_folder, read_official
 from prune_bert.tasks.table import TaskError, TaskSpec, find_task, nearest
+from prune_bert.text_files import expanded
 
 FileName = str | PathLike[str]
 Reader = Callable[[str], Table]
@@ -141,14 +142,14 @@ def _choose_reader(
     Raises:
         TaskError: Nothing, or two things at once, say where.
     """
-    paths = {split: Path(path).expanduser() for split, path in named_files.items() if path is not None}
+    paths = {split: expanded(path) for split, path in named_files.items() if path is not None}
     if data_dir is not None and paths:
         given = " and ".join(f"{split}_file {path}" for split, path in paths.items())
         raise TaskError(f"both data_dir {data_dir} and {given} are given; keep one of the two")
     if paths:
         return lambda split: _read_named(paths, split)
     if data_dir is not None:
-        return _folder_reader(spec, Path(data_dir).expanduser())
+        return _folder_reader(spec, expanded(data_dir))
     if spec is None:
         raise TaskError("no task: give task_name (such as sst2), or validation_file with text_columns and label_column")
     if spec.name == "reviews":

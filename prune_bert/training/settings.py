@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prune_bert.config.options import RuntimeOptions, TaskOptions, TrainOptions
+from prune_bert.config.options import TrainOptions
 from prune_bert.errors import UserError
+from prune_bert.knobs import (
+    CHECKPOINTING_STEPS,
+    EARLY_STOPPING_PATIENCE,
+    EVALUATION_STEPS,
+    GRADIENT_ACCUMULATION_STEPS,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    MAX_SEQ_LENGTH,
+    MAX_STEPS,
+    NUM_TRAIN_EPOCHS,
+    SEED,
+    TRAIN_BATCH_SIZE,
+    WARMUP_RATIO,
+    WEIGHT_DECAY,
+    range_faults,
+)
 from prune_bert.training.stopping import best_of
 
 
@@ -15,7 +31,7 @@ class TrainingError(UserError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Every knob of the training loop; the defaults are the configuration's.
+    """Every knob of the training loop; defaults and ranges are the configuration's.
 
     One optimiser step sees ``per_device_train_batch_size * gradient_accumulation_steps`` examples on each
     process. ``max_steps`` counts optimiser steps and, where given, wins over ``num_train_epochs``.
@@ -30,46 +46,26 @@ class TrainSettings:
         TrainingError: A value is out of its range; the message lists all that are.
     """
 
-    learning_rate: float = TrainOptions.learning_rate
-    num_train_epochs: float = TrainOptions.num_train_epochs
-    max_steps: int | None = TrainOptions.max_steps
-    per_device_train_batch_size: int = TrainOptions.per_device_train_batch_size
-    gradient_accumulation_steps: int = TrainOptions.gradient_accumulation_steps
-    weight_decay: float = TrainOptions.weight_decay
-    warmup_ratio: float = TrainOptions.warmup_ratio
-    max_grad_norm: float = TrainOptions.max_grad_norm
-    max_seq_length: int = TaskOptions.max_seq_length
-    seed: int = RuntimeOptions.seed
-    checkpointing_steps: int | None = TrainOptions.checkpointing_steps
+    learning_rate: float = LEARNING_RATE.field()
+    num_train_epochs: float = NUM_TRAIN_EPOCHS.field()
+    max_steps: int | None = MAX_STEPS.field()
+    per_device_train_batch_size: int = TRAIN_BATCH_SIZE.field()
+    gradient_accumulation_steps: int = GRADIENT_ACCUMULATION_STEPS.field()
+    weight_decay: float = WEIGHT_DECAY.field()
+    warmup_ratio: float = WARMUP_RATIO.field()
+    max_grad_norm: float = MAX_GRAD_NORM.field()
+    max_seq_length: int = MAX_SEQ_LENGTH.field()
+    seed: int = SEED.field()
+    checkpointing_steps: int | None = CHECKPOINTING_STEPS.field()
     resume: bool = TrainOptions.resume
-    early_stopping_patience: int | None = None
-    evaluation_steps: int | None = None
+    early_stopping_patience: int | None = EARLY_STOPPING_PATIENCE.field(default=None)
+    evaluation_steps: int | None = EVALUATION_STEPS.field(default=None)
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} must be {rule}, not {getattr(self, name)!r}" for name, rule, holds in self._rules() if not holds
-        ]
+        faults = range_faults(self)
         if faults:
             raise TrainingError("; ".join(faults))
-
-    def _rules(self) -> list[tuple[str, str, bool]]:
-        """Name, rule in words, and whether it holds, for every field that has a range."""
-        rules = [
-            ("learning_rate", "above 0", self.learning_rate > 0),
-            ("num_train_epochs", "above 0", self.num_train_epochs > 0),
-            ("weight_decay", "0 or more", self.weight_decay >= 0),
-            ("warmup_ratio", "from 0 to 1", 0 <= self.warmup_ratio <= 1),
-            ("max_grad_norm", "0 (no clipping) or more", self.max_grad_norm >= 0),
-        ]
-        optional = ("max_steps", "checkpointing_steps", "early_stopping_patience", "evaluation_steps")
-        rules += [(name, "at least 1, or none", _is_count_or_none(getattr(self, name))) for name in optional]
-        counts = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_seq_length")
-        return rules + [(name, "at least 1", getattr(self, name) >= 1) for name in counts]
-
-
-def _is_count_or_none(value: int | None) -> bool:
-    return value is None or value >= 1
 
 
 @dataclass(frozen=True)
