@@ -117,7 +117,7 @@ FUNCTIONS: list[tuple[Callable[..., object], dict[str, tuple[type, str]]]] = [
     (profile_model, {"batch_sizes": (ProfileOptions, "profile_batch_sizes"), "seed": (RuntimeOptions, "")}),
     (profile_model, {"sequence_lengths": (ProfileOptions, "profile_sequence_lengths")}),
     (profile_model, {"rounds": (ProfileOptions, "profile_rounds"), "warmup": (ProfileOptions, "profile_warmup")}),
-    (profile_model, {"n_resamples": (RuntimeOptions, ""), "mixed_precision": (RuntimeOptions, "")}),
+    (profile_model, {"n_resamples": (RuntimeOptions, "")}),  # its mixed_precision is none, and a run's the launcher's
     (speedup_interval, {"n_resamples": (RuntimeOptions, ""), "seed": (RuntimeOptions, "")}),
     (random_inputs, {"seed": (RuntimeOptions, "")}),
     (measure_sites, {"batch_size": (BudgetOptions, ""), "sequence_length": (BudgetOptions, "")}),

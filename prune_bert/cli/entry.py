@@ -10,7 +10,6 @@ from prune_bert.cli.failures import explain, settle_stdout, tell
 from prune_bert.cli.noise import plain_warnings, quiet_libraries
 from prune_bert.cli.parser import PROGRAM, read_command
 from prune_bert.config import dump, load_config
-from prune_bert.storage import refuse_inputs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +44,8 @@ def _run(arguments: tuple[str, ...]) -> int:
         sys.stdout.write(dump(config))
         return 0
     if command.config_path is not None:
+        from prune_bert.storage import refuse_inputs
+
         refuse_inputs(str(getattr(config, "output_dir", "")), {"config": command.config_path})
     quiet_libraries()
     with plain_warnings():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from prune_bert.storage import files
+from prune_bert.storage.files import OutputError
 from prune_bert.storage.locks import HeldLock
 from prune_bert.storage.manifest import enlist
 from prune_bert.storage.targets import OutputDirectory, resolved
@@ -30,7 +33,29 @@ def output_directory(
         OutputError: It is a file, holds what may not be replaced, or cannot be written.
     """
     recover(resolved(output_dir))
-    return OutputDirectory(output_dir, overwrite, inputs, renewed)
+    target = OutputDirectory(output_dir, overwrite, inputs, renewed)
+    _check_can_be_made(target.path, output_dir)
+    return target
+
+
+def _check_can_be_made(path: Path, given: str | Path) -> None:
+    """Make the directories of a path that are missing, and remove them again: ``/proc`` says that it is writable.
+
+    Raises:
+        OutputError: One of them cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        for folder in reversed([path, *path.parents]):
+            if not folder.exists() and files.make_directory(folder):
+                made.append(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"output_dir {str(given)!r} cannot be made there ({reason}); choose another") from error
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another run has come, and works there
+                files.remove_directory(folder)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from torch import nn
 from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.errors import UserError
 from prune_bert.plan import PruningPlan
+from prune_bert.stand_ins import INDEX_NAMES
 from prune_bert.surgery.probe import SurgeryError, base_model_inputs, probing
-from prune_bert.surgery.rebuild import INDEX_NAMES, per_layer_lists, settable_depth, whole_layers
+from prune_bert.surgery.rebuild import per_layer_lists, settable_depth, whole_layers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.saving_whole import save_whole_from_now_on
 from prune_bert.surgery.snapshot import all_or_nothing

@@ -17,12 +17,10 @@ from torch import nn
 
 from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.plan import PruningPlan, Site
-from prune_bert.stand_ins import Identity
+from prune_bert.stand_ins import INDEX_NAMES, Identity
 from prune_bert.surgery.probe import quiet_transformers
 from prune_bert.surgery.record import CONFIG_KEY, pruning_record
 
-# A layer's own number, by which it finds its entry in a key-value cache: it changes when the layer moves.
-INDEX_NAMES = ("layer_idx", "layer_id")
 # Newer versions store which layers attend globally; older ones, and servers, go by the layer's number.
 _DERIVED_LIST = "layer_types"
 # BigBird's seed places random blocks in training alone; in evaluation every layer attends by the same rule.
