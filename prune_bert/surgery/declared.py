@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
@@ -17,7 +18,7 @@ from torch import nn
 
 from prune_bert.surgery.probe import Call
 
-_NAMES = {"attn_weights", "attention_weights", "attn_probs", "attention_probs"}
+_NAMES = re.compile(r"(self_)?(attn|attention)_(\w+_)?(weights|probs)")
 
 Declared = Mapping[type, int]
 """Classes of modules that return attention weights, each with their place in its output."""
@@ -88,5 +89,5 @@ def _named_place(cls: Hashable) -> int | None:
 def _weights_among(items: list[ast.expr]) -> int | None:
     if any(isinstance(item, ast.Starred) for item in items):
         return None
-    places = [place for place, item in enumerate(items) if isinstance(item, ast.Name) and item.id in _NAMES]
+    places = [place for place, item in enumerate(items) if isinstance(item, ast.Name) and _NAMES.fullmatch(item.id)]
     return places[0] if len(places) == 1 else None
