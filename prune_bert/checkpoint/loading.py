@@ -220,7 +220,7 @@ def _readable_errors(name: str, what: str = "model") -> Iterator[None]:
                 f"{name!r} brings code of its own; pass --trust_remote_code true to run it if you trust where it comes "
                 "from"
             ) from error
-        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:300]}") from error
+        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:200]}") from error
 
 
 def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
