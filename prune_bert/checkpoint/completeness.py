@@ -123,4 +123,4 @@ def readable_errors(name: str, what: str = "model") -> Iterator[None]:
                 f"{name!r} brings code of its own; pass --trust_remote_code true to run it if you trust where it comes "
                 "from"
             ) from error
-        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:300] or type(error).__name__}") from error
+        raise CheckpointError(f"cannot load the {what} {name!r}: {text[:200] or type(error).__name__}") from error

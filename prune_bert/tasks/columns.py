@@ -15,6 +15,9 @@ from prune_bert.tasks.labels import encode_labels, encode_numbers, is_missing
 from prune_bert.tasks.table import TaskError, TaskSpec, nearest
 from prune_bert.text_files import has_lone_surrogate
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 @dataclass(frozen=True)
 class Table:
@@ -108,7 +111,7 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
     Raises:
         TaskError: It has not; the message lists the columns that are there and the nearest.
     """
-    present = ", ".join(map(repr, table.columns)) or "none"
+    present = _named(table) or "none"
     for name in names:
         if name not in table.columns:
             raise TaskError(
@@ -148,15 +151,22 @@ def guess_columns(table: Table) -> str:
     folded = {name.casefold(): name for name in table.columns}
     label = next((folded[name] for name in usual if name in folded), None)
     text = max((name for name in lengths if name != label), key=lengths.__getitem__, default=None)
-    present = f"the columns of {table.source} are {', '.join(map(repr, table.columns))}"
+    present = f"the columns of {table.source} are {_named(table)}"
     if text is None or label is None:
         return present
     return f"{present}; perhaps text_columns {text} and label_column {label}"
 
 
+def _named(table: Table) -> str:
+    """Name a table's columns for a message: at most ten of them, a long name shortened."""
+    names = [_SHORT.repr(name) for name in table.columns]
+    more = [f"and {len(names) - 10} more"] if len(names) > 10 else []
+    return ", ".join([*names[:10], *more])
+
+
 def _shown(value: object) -> str:
     """Write any value for a message, shortened, however deep it is and however many digits it has."""
-    return reprlib.repr(value)
+    return _SHORT.repr(value)
 
 
 def _check_text(table: Table, name: str) -> None:
@@ -176,7 +186,7 @@ def _check_text(table: Table, name: str) -> None:
         if not isinstance(value, str):
             raise TaskError(
                 f"{table.source}: text column {name!r} holds {_shown(value)} in data row {row}, which is "
-                f"{type(value).__name__}, not text; its columns are {', '.join(map(repr, table.columns))}"
+                f"{type(value).__name__}, not text; its columns are {_named(table)}"
             )
         if has_lone_surrogate(value):
             raise TaskError(

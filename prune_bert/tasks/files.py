@@ -16,6 +16,7 @@ from prune_bert.tasks.columns import Table, table_from_rows
 from prune_bert.tasks.official import read_text, read_tsv
 from prune_bert.tasks.table import TaskError, nearest
 
+_MOST_OF_ANOTHERS = 150  # characters of another library's message
 SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "validation_matched", "dev", "valid"),
@@ -108,7 +109,7 @@ def from_dataset(dataset: datasets.Dataset, source: str) -> Table:
 def first_line(error: BaseException) -> str:
     """Shorten another library's error to its kind and its first line."""
     text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:_MOST_OF_ANOTHERS]}" if text else type(error).__name__
 
 
 def _read_csv(path: Path) -> Table:
