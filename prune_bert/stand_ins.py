@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from prune_bert.corrections import Correction, FittedSite
+from prune_bert.display import Displayed, Shown
 from prune_bert.errors import UserError
 
 Role = Literal["hidden", "attention", "none"]
@@ -143,7 +144,7 @@ def _roles(owner: str, items: Sequence[Any], shape: torch.Size) -> tuple[Role, .
     return tuple(roles)
 
 
-class Identity(nn.Module):
+class Identity(nn.Module, Displayed):
     """Returns one of its arguments, whatever else it is given.
 
     On its own it is ``nn.Identity`` for callers that pass more than one argument. Surgery makes richer ones with
@@ -151,6 +152,10 @@ class Identity(nn.Module):
 
     Args:
         argument: Which argument to return; by default the first.
+
+    Example:
+        >>> Identity()(torch.ones(2), "a mask", output_attentions=False)
+        tensor([1., 1.])
     """
 
     def __init__(self, argument: Argument | None = None) -> None:
@@ -211,6 +216,12 @@ class Identity(nn.Module):
         roles = self.identity_form.roles
         named = [kept if role == "hidden" else "I" if role == "attention" else "None" for role in roles]
         return f"returns {kept}" if self.identity_form.container is None else f"returns ({', '.join(named)})"
+
+    def _shown(self) -> Shown:
+        base = getattr(type(self), "identity_base", None)
+        facts = [("in the place of", "" if base is None else base.__name__)]
+        facts += [(name, type(child).__name__) for name, child in self.named_children()]
+        return Shown(self.extra_repr(), facts)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         base = getattr(type(self), "identity_base", None)

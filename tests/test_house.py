@@ -15,6 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
     "errors": -1,
+    "display": -1,
     "plan": 0,
     "config": 0,
     "corrections": 0,

@@ -35,6 +35,11 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
     Raises:
         CheckpointError: If the directory holds no pruned checkpoint, a file is damaged, or the weights of a removed
             sublayer are no longer zero (the checkpoint was trained after it was pruned).
+
+    Example:
+        >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, format="compact")
+        >>> load_pruned(directory).config.num_hidden_layers
+        3
     """
     directory = Path(directory)
     data = read_config(directory)

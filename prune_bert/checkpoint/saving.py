@@ -53,6 +53,9 @@ def save_pruned(
     Raises:
         CheckpointError: If the directory may not be written, the plan has no portable form, the model carries
             stand-ins that ``drop`` did not put there, or the reload differs.
+
+    Example:
+        >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, tokenizer)
     """
     _check(model, format)
     with staged_directory(output_dir, overwrite) as staging:

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prune_bert.display import Displayed, Shown, number
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import Evaluated
 from prune_bert.search.racing import RaceResult
 from prune_bert.search.sites import preference
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(Displayed):
     """What a search found.
 
     Attributes:
@@ -32,6 +33,12 @@ class SearchResult:
     path: tuple[Evaluated, ...]
     races: tuple[RaceResult, ...] = ()
     seconds: float = 0.0
+
+    def _shown(self) -> Shown:
+        facts = [("evaluated", str(len(self.evaluated))), ("cut", str(self.num_cut) if self.races else "")]
+        facts += [("best", f"{str(self.best.plan)!r} {number(self.best.value)}")] if self.evaluated else []
+        rows = [(str(len(found.plan)), number(found.value), str(found.plan)) for found in self.path]
+        return Shown(self.strategy, [*facts, ("seconds", number(self.seconds))], ("sites", "value", "path"), rows)
 
     @property
     def best(self) -> Evaluated:

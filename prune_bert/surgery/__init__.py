@@ -1,6 +1,7 @@
 """Putting identities in the place of layers, sublayers and modules: for a while, or for good."""
 
 from prune_bert.surgery.drop import check_droppable, drop
+from prune_bert.surgery.fitted import FittedCorrections
 from prune_bert.surgery.probe import SurgeryError, evaluation_mode, quiet_transformers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.replace import replace_with_identity
@@ -10,6 +11,7 @@ from prune_bert.surgery.temporary import Bypass, bypass
 __all__ = [
     "CONFIG_KEY",
     "Bypass",
+    "FittedCorrections",
     "PruningRecord",
     "SurgeryError",
     "bypass",

@@ -9,13 +9,14 @@ from torch import nn
 
 from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.plan import PruningPlan, Site
+from prune_bert.surgery.fitted import check_corrections
 from prune_bert.surgery.probe import SurgeryError, base_model_inputs, evaluation_mode
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
 from prune_bert.surgery.swaps import Corrections, Swap, install_stand_ins, put
 from prune_bert.surgery.temporary import bypass, is_bypassed
 
 
-def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> nn.Module:
+def drop(model: nn.Module, plan: PruningPlan | str, corrections: Corrections | None = None) -> nn.Module:
     """Remove the sites of a plan for good: weights freed, layers renumbered, config updated.
 
     Removed layers are deleted; removed sublayers and compensated layers leave a stand-in. The result is checked
@@ -24,7 +25,7 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
 
     Args:
         model: A model of transformers; it is changed in place.
-        plan: What to remove, in the numbering of the model as it is now.
+        plan: What to remove, or its text, in the numbering of the model as it is now.
         corrections: What ``compensate`` fitted for the plan's sites, if it did.
 
     Returns:
@@ -33,9 +34,17 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
     Raises:
         SurgeryError: If no layer would remain, a bypass is in place, or the result would differ from ``bypass``.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
+        PlanError: If the text is not a plan.
+        CompensationError: If the corrections were fitted for another model or plan.
+
+    Example:
+        >>> drop(model, "layer:1 ffn:3").config.num_hidden_layers
+        3
     """
+    plan = PruningPlan.of(plan)
     if not plan:
         return model
+    check_corrections(model, plan, corrections)
     found = dict(corrections or {})
     check_droppable(model, plan)
     plan = _whole_layers(plan, found)
@@ -56,13 +65,14 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
     return model
 
 
-def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
+def check_droppable(model: nn.Module, plan: PruningPlan | str) -> None:
     """Refuse a plan that ``drop`` would refuse, without changing the model; this runs one small forward.
 
     Raises:
         SurgeryError: If no layer would remain, a bypass is in place, or a site cannot be replaced.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
     """
+    plan = PruningPlan.of(plan)
     if is_bypassed(model):
         raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before drop")
     depth, gone = len(find_encoder(model).layers), len(_whole_layers(plan, {}).layers())
