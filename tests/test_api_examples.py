@@ -51,6 +51,7 @@ def assumed(wide_model, tiny_tokenizer, data_dir, report, tmp_path):
     rows = [{"text": text, "label": ("negative", "positive")[i % 2]} for i, text in enumerate(texts)]
     public = {name: getattr(prune_bert, name) for name in NAMES}
     return public | {
+        "copy": copy,
         "torch": torch,
         "model": copy.deepcopy(wide_model),
         "tokenizer": tokenizer,

@@ -67,13 +67,14 @@ def evaluate_plans(
     Example:
         >>> scores = evaluate_plans(model, ["", "ffn:3", "layer:1-2"], rows, tokenizer)
     """
+    tree = plan_tree(PruningPlan.many(plans), len(find_encoder(model).layers))
     encoded = fitting_task(model, data, tokenizer, max_seq_length, text_columns, label_column)
-    return _evaluate_encoded(model, plans, encoded, accelerator, batch_size, n_resamples, seed, description)
+    return _evaluate_tree(model, tree, encoded, accelerator, batch_size, n_resamples, seed, description)
 
 
-def _evaluate_encoded(
+def _evaluate_tree(
     model: nn.Module,
-    given: Sequence[PruningPlan | str],
+    tree: PlanTree,
     encoded: EncodedTask,
     accelerator: Accelerator | None,
     batch_size: int,
@@ -81,16 +82,14 @@ def _evaluate_encoded(
     seed: int,
     description: str,
 ) -> list[TaskScore]:
-    """Score a classifier on an encoded task under each of many plans; see `evaluate_plans`."""
-    plans = PruningPlan.many(given)
-    tree = plan_tree(plans, len(find_encoder(model).layers))
-    if not plans:
+    """Score a classifier on an encoded task under each plan of a tree; see `evaluate_plans`."""
+    if not tree.end_of:
         return []
     # Stand-ins are made in the mode that they will run in.
     with eval_mode(model), plan_forward(model, tree) as forward:
         accelerator = accelerator or Accelerator()
         logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
-    scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)
+    scores = _scores(tree, logits, encoded.data, seconds / len(tree.end_of), n_resamples, seed)
     return [scores[end] for end in tree.end_of]
 
 

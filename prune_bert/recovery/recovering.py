@@ -63,7 +63,7 @@ def recover(
         LoraError: peft is not installed, or the adapter does not fit the model.
 
     Example:
-        >>> result = recover(drop(model, "ffn:3"), rows, tokenizer)
+        >>> result = recover(drop(copy.deepcopy(model), "ffn:3"), rows, tokenizer, teacher=model)
     """
     settings, accelerator = settings or RecoverSettings(), accelerator or Accelerator()
     removed = None if plan is None else PruningPlan.of(plan)
