@@ -50,8 +50,8 @@ class Shown:
         body += [_row("th", self.headings)] if rows else []
         body += [_row("td", row) for row in rows]
         body += [f'<tr><td colspan="{width}">{escape(more)}</td></tr>'] if more else []
-        caption = f"<caption>{escape(name)}: {_cell(self.title)}</caption>" if self.title else ""
-        return f"<table>{caption}<tbody>{''.join(body)}</tbody></table>"
+        caption = escape(name) + (f": {_cell(self.title)}" if self.title else "")
+        return f"<table><caption>{caption}</caption><tbody>{''.join(body)}</tbody></table>"
 
 
 class Displayed:

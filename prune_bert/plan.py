@@ -279,13 +279,12 @@ def _read_plan(file: Path) -> PruningPlan:
         PlanError: If it is not there, or holds no plan.
     """
     data = _read_json(file)
-    if isinstance(data, dict) and "sites" not in data and file.name == _CONFIG_FILE:
-        record = data.get(_RECORD)
-        if not isinstance(record, dict) or "plan" not in record:
-            raise PlanError(f"{str(file)!r} is of a model that is not pruned: it remembers no plan")
-        return PruningPlan.parse(record["plan"])
+    of_model = isinstance(data, dict) and "sites" not in data and file.name == _CONFIG_FILE
+    record = data.get(_RECORD) if of_model else None
+    if of_model and not (isinstance(record, dict) and "plan" in record):
+        raise PlanError(f"{str(file)!r} is of a model that is not pruned: it remembers no plan")
     try:
-        return PruningPlan.from_json(data)
+        return PruningPlan.from_json(data) if record is None else PruningPlan.parse(record["plan"])
     except PlanError as error:
         raise PlanError(f"{str(file)!r}: {error}") from error
 

@@ -86,7 +86,7 @@ def load_model(
         trust_remote_code: Run code that comes with the model.
         allow_pickle: Load pickled weights where there are no safetensors.
         attn_implementation: ``"sdpa"``, ``"eager"`` and the like; by default the model's own choice.
-        new_head: Label names, none for a regression, of a head to train from scratch where none with these fits.
+        new_head: Label names (none: a regression) of a head to train from scratch; a head with just these is kept.
         require_head: Refuse a checkpoint without a trained head; off where only the time of a forward matters.
 
     Raises:

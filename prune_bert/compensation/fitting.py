@@ -66,6 +66,7 @@ def compensate(
     Raises:
         CompensationError: The plan is empty, the slice is too small, or the rank is over the width.
         SurgeryError: A site is not there, is pruned already, or the model is bypassed at the moment.
+        ArchitectureError: The model's family has no such sublayers.
 
     Example:
         >>> fitted = compensate(model, "ffn:2,3", rows, tokenizer)

@@ -39,7 +39,7 @@ def evaluate_plans(
     seed: int = 0,
     description: str = "evaluate plans",
 ) -> list[TaskScore]:
-    """Score a classifier on a task under each of many plans; `seconds` is an equal share of the whole.
+    """Score a classifier on a task under each of many plans, in their order; `seconds` is an equal share.
 
     The plans form a tree over the layers in forward order, and every distinct prefix is computed once for each batch
     (see `count_layer_passes`); those that differ only in a layer's feed-forward sublayer share its attention, too.

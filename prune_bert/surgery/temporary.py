@@ -52,10 +52,9 @@ class Bypass(Displayed, AbstractContextManager[nn.Module]):
 
     def _shown(self) -> Shown:
         place = "in place" if self._entered else "not in place"
-        stand_ins = f"{len(self._swaps)} stand-in{'' if len(self._swaps) == 1 else 's'}"
-        facts = [("plan", repr(str(self._plan))), (stand_ins, place)]
+        facts = [("plan", repr(str(self._plan))), ("stand-ins", str(len(self._swaps)))]
         rows = [(swap.path, type(swap.original).__name__) for swap in self._swaps]
-        return Shown(type(self._model).__name__, facts, ("module", "class"), rows)
+        return Shown(f"{type(self._model).__name__}, {place}", facts, ("module", "class"), rows)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
