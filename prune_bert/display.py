@@ -1,6 +1,7 @@
 """How results show themselves: a few lines of text for ``repr``, a small table for notebooks.
 
-A class derives from `Displayed` and says in `_shown` what a person wants to know of it.
+A class derives from `Displayed` and says in `_shown` what a person wants to know of it. The plan and the search, which
+import nothing of the package, call `text_of` and `html_of` when they are first shown.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
 
 MISSING = "n/a"
 TEXT_ROWS, HTML_ROWS = 16, 100
@@ -62,17 +64,33 @@ class Displayed:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        try:
-            return self._shown().as_text(type(self).__name__)
-        except Exception:  # a debugger may ask for the repr of an object that is half built
-            return object.__repr__(self)
+        return text_of(self)
 
     def _repr_html_(self) -> str:
         """Return the table that notebooks show."""
-        try:
-            return self._shown().as_html(type(self).__name__)
-        except Exception:
-            return f"<code>{escape(object.__repr__(self))}</code>"
+        return html_of(self)
+
+
+class HasShown(Protocol):
+    """An object that says what is shown of it."""
+
+    def _shown(self) -> Shown: ...
+
+
+def text_of(value: HasShown) -> str:
+    """Return the ``repr`` of an object that says what is shown of it; this never raises."""
+    try:
+        return value._shown().as_text(type(value).__name__)
+    except Exception:  # a debugger may ask for the repr of an object that is half built
+        return object.__repr__(value)
+
+
+def html_of(value: HasShown) -> str:
+    """Return the HTML table of an object that says what is shown of it; this never raises."""
+    try:
+        return value._shown().as_html(type(value).__name__)
+    except Exception:
+        return f"<code>{escape(object.__repr__(value))}</code>"
 
 
 def one_line(text: object) -> str:

@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from prune_bert.display import Displayed, Shown
 from prune_bert.errors import UserError
+
+if TYPE_CHECKING:
+    from prune_bert.display import Shown
 
 Component = Literal["layer", "attention", "ffn"]
 NormRule = Literal["keep", "skip"]
@@ -82,7 +84,7 @@ class Site:
 
 
 @dataclass(frozen=True, repr=False)
-class PruningPlan(Displayed):
+class PruningPlan:
     """An immutable set of sites and the norm rule for the sublayers among them.
 
     A ``layer`` site swallows the sublayer sites of the same layer, with a ``PlanWarning``.
@@ -261,7 +263,15 @@ class PruningPlan(Displayed):
     def __repr__(self) -> str:
         return f"PruningPlan.parse({str(self)!r})"
 
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        from prune_bert.display import html_of
+
+        return html_of(self)
+
     def _shown(self) -> Shown:
+        from prune_bert.display import Shown
+
         layers = {part: [site.layer for site in self.sites if site.component == part] for part in COMPONENTS}
         facts = [(part, _compress(numbers)) for part, numbers in layers.items() if numbers]
         return Shown("removes" if facts else "removes nothing", [*facts, ("norm", self.norm)])
