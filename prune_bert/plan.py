@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prune_bert.errors import UserError
+
+if TYPE_CHECKING:
+    from prune_bert.display import Shown
 
 Component = Literal["layer", "attention", "ffn"]
 NormRule = Literal["keep", "skip"]
@@ -20,6 +25,8 @@ NORM_RULES: tuple[NormRule, ...] = get_args(NormRule)
 
 MOST_SITES = 3_000
 """That a plan read from text or a file may name: a thousand layers with their sublayers."""
+PLAN_FILE = "plan.json"
+_CONFIG_FILE, _RECORD = "config.json", "prune_bert"  # where a pruned checkpoint remembers its plan, and under which key
 
 _EXAMPLE = "a plan looks like 'layer:9-11 attention:4 ffn:0,2 norm=skip'"
 
@@ -42,6 +49,12 @@ class Site:
 
     Raises:
         PlanError: If the layer is negative or not a whole number, or the component unknown.
+
+    Example:
+        >>> Site(4, "attention")
+        Site(4, 'attention')
+        >>> str(Site(4, "attention"))
+        'attention:4'
     """
 
     layer: int
@@ -56,6 +69,13 @@ class Site:
     def __str__(self) -> str:
         return f"{self.component}:{self.layer}"
 
+    def __repr__(self) -> str:
+        return f"Site({self.layer}, {self.component!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show."""
+        return f"<code>{self.component}:{self.layer}</code>"
+
     def __lt__(self, other: Site) -> bool:
         return self._forward_order() < other._forward_order()
 
@@ -63,7 +83,7 @@ class Site:
         return self.layer, COMPONENTS.index(self.component)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """An immutable set of sites and the norm rule for the sublayers among them.
 
@@ -76,6 +96,14 @@ class PruningPlan:
 
     Raises:
         PlanError: If the norm rule is unknown or a site is not a ``Site``.
+
+    Example:
+        >>> plan = PruningPlan.parse("layer:1 ffn:2,3")
+        >>> plan | PruningPlan.parse("attention:0")
+        PruningPlan.parse('layer:1 attention:0 ffn:2-3')
+        >>> file = plan.save_pretrained(output_dir)
+        >>> PruningPlan.from_pretrained(output_dir) == plan
+        True
     """
 
     sites: tuple[Site, ...] = field(default=())
@@ -116,6 +144,26 @@ class PruningPlan:
         return cls(tuple(sites), norm or "keep")
 
     @classmethod
+    def of(cls, plan: PruningPlan | str) -> PruningPlan:
+        """Return a plan that is given as one or as its text form.
+
+        Raises:
+            PlanError: If it is neither.
+        """
+        return plan if isinstance(plan, PruningPlan) else cls.parse(plan)
+
+    @classmethod
+    def many(cls, plans: Iterable[PruningPlan | str]) -> list[PruningPlan]:
+        """Return plans that are given as such or as their text forms.
+
+        Raises:
+            PlanError: If one is neither, or a single plan is given in the place of several.
+        """
+        if isinstance(plans, (str, PruningPlan)):
+            raise PlanError(f"several plans are expected, not the one {str(plans)!r}; give a list: [{str(plans)!r}]")
+        return [cls.of(plan) for plan in plans]
+
+    @classmethod
     def from_json(cls, data: Any) -> PruningPlan:
         """Read what ``to_json`` wrote.
 
@@ -136,6 +184,49 @@ class PruningPlan:
         """Give the plan as JSON-able data."""
         sites = [{"layer": site.layer, "component": site.component} for site in self.sites]
         return {"sites": sites, "norm": self.norm}
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write the plan to ``plan.json`` in a directory, which is made if need be.
+
+        Returns:
+            The file, which `from_pretrained` and ``--plan`` read.
+
+        Raises:
+            PlanError: If the file cannot be written.
+        """
+        file = Path(directory).expanduser() / PLAN_FILE
+        _write(file, json.dumps({"text": str(self), **self.to_json()}, indent=2) + "\n")
+        return file
+
+    @classmethod
+    def from_pretrained(cls, directory_or_file: str | Path) -> PruningPlan:
+        """Read a plan from what `save_pretrained`, a run of ``prune`` or ``search``, or ``save_pruned`` wrote.
+
+        A pruned checkpoint's ``config.json`` remembers its plan in the numbering of the unpruned model.
+
+        Args:
+            directory_or_file: A directory with a ``plan.json`` or a pruned checkpoint, or a file such as
+                ``chosen_plan.json``.
+
+        Raises:
+            PlanError: If there is no plan, or a directory holds two that differ.
+        """
+        path = Path(directory_or_file).expanduser()
+        if not path.is_dir():
+            return _read_plan(path)
+        files = [path / name for name in (PLAN_FILE, _CONFIG_FILE) if (path / name).is_file()]
+        if not files:
+            there = ", ".join(sorted(file.name for file in path.glob("*.json"))) or "no JSON file"
+            raise PlanError(
+                f"{str(path)!r} holds neither {PLAN_FILE} nor a pruned checkpoint, but {there}; name the file"
+            )
+        if len(files) == 1 or not _remembers_plan(files[1]):
+            return _read_plan(files[0])
+        saved, remembered = map(_read_plan, files)
+        if saved != remembered:
+            both = f"{PLAN_FILE} has {str(saved)!r} and {_CONFIG_FILE} {str(remembered)!r}"
+            raise PlanError(f"{str(path)!r} holds two plans: {both}; name the file")
+        return saved
 
     def __str__(self) -> str:
         words = [
@@ -171,10 +262,73 @@ class PruningPlan:
         """Give the sublayer sites, in forward order."""
         return tuple(site for site in self.sites if site.component != "layer")
 
+    def __repr__(self) -> str:
+        return f"PruningPlan.parse({str(self)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        from prune_bert.display import html_of
+
+        return html_of(self)
+
+    def _shown(self) -> Shown:
+        from prune_bert.display import Shown
+
+        layers = {part: [site.layer for site in self.sites if site.component == part] for part in COMPONENTS}
+        facts = [(part, _compress(numbers)) for part, numbers in layers.items() if numbers]
+        return Shown("removes" if facts else "removes nothing", [*facts, ("norm", self.norm)])
+
     def _combined(self, other: PruningPlan, sites: Iterable[Site]) -> PruningPlan:
         if self.norm != other.norm and self.sublayers() and other.sublayers():
             raise PlanError(f"plans with norm={self.norm} and norm={other.norm} do not combine")
         return PruningPlan(tuple(sites), self.norm if self.sublayers() else other.norm)
+
+
+def _read_plan(file: Path) -> PruningPlan:
+    """Read a file of `PruningPlan.save_pretrained`, or the ``config.json`` of a pruned checkpoint.
+
+    Raises:
+        PlanError: If it is not there, or holds no plan.
+    """
+    data = _read_json(file)
+    of_model = isinstance(data, dict) and "sites" not in data and file.name == _CONFIG_FILE
+    record = data.get(_RECORD) if of_model else None
+    if of_model and not (isinstance(record, dict) and "plan" in record):
+        raise PlanError(f"{str(file)!r} is of a model that is not pruned: it remembers no plan")
+    try:
+        return PruningPlan.from_json(data) if record is None else PruningPlan.parse(record["plan"])
+    except PlanError as error:
+        raise PlanError(f"{str(file)!r}: {error}") from error
+
+
+def _remembers_plan(config_file: Path) -> bool:
+    data = _read_json(config_file)
+    return isinstance(data, dict) and isinstance(data.get(_RECORD), dict)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = "there is no such file or directory" if isinstance(error, FileNotFoundError) else error.strerror
+        raise PlanError(f"cannot read a plan from {str(file)!r}: {reason}") from error
+    except ValueError as error:
+        raise PlanError(f"{str(file)!r} is not JSON: {error}") from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that is there in full or not at all.
+
+    Raises:
+        PlanError: If it cannot be written.
+    """
+    from prune_bert.storage import write_text
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+    except OSError as error:
+        raise PlanError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 
 
 def _parse_norm(word: str) -> NormRule:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from prune_bert.corrections import Correction, FittedSite
+from prune_bert.display import Displayed, Shown
 from prune_bert.errors import UserError
 
 Value = Literal["identity", "zero"]
@@ -111,7 +112,7 @@ def self_attention_weights(hidden: torch.Tensor, heads: int) -> torch.Tensor:
     return eye.expand(batch, heads, length, length)
 
 
-class Identity(nn.Module):
+class Identity(nn.Module, Displayed):
     """Returns one of its arguments, whatever else it is given.
 
     On its own it is ``nn.Identity`` for callers that pass more than one argument. Surgery makes richer ones with
@@ -119,6 +120,10 @@ class Identity(nn.Module):
 
     Args:
         argument: Which argument to return; by default the first.
+
+    Example:
+        >>> Identity()(torch.ones(2), "a mask", output_attentions=False)
+        tensor([1., 1.])
     """
 
     def __init__(self, argument: Argument | None = None) -> None:
@@ -196,14 +201,20 @@ class Identity(nn.Module):
             return "returns zeros: the residual outside is all that remains"
         kept = f"LayerNorm({self.identity_argument.name})" if self.identity_norm_path else self.identity_argument.name
         roles = self.identity_form.roles
-        named = [self._shown(role, kept) for role in roles]
+        named = [self._role_name(role, kept) for role in roles]
         return f"returns {kept}" if self.identity_form.container is None else f"returns ({', '.join(named)})"
 
     @staticmethod
-    def _shown(role: Role, kept: str) -> str:
+    def _role_name(role: Role, kept: str) -> str:
         if isinstance(role, Argument):
             return role.name
         return {"hidden": kept, "attention": "I", "none": "None"}[role]
+
+    def _shown(self) -> Shown:
+        base = getattr(type(self), "identity_base", None)
+        facts = [("in the place of", "" if base is None else base.__name__)]
+        facts += [(name, type(child).__name__) for name, child in self.named_children()]
+        return Shown(self.extra_repr(), facts)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         base = getattr(type(self), "identity_base", None)

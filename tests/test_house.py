@@ -14,14 +14,15 @@ PACKAGE = ROOT / "prune_bert"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = {
-    "errors": -1,
+    "errors": -2,
     "knobs": -1,
     "text_files": -1,
+    "display": -1,
+    "storage": -1,
     "plan": 0,
     "config": 0,
     "corrections": 0,
     "plain": 0,
-    "storage": 0,
     "stand_ins": 1,
     "architectures": 1,
     "embedded": 1,

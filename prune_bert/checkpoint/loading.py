@@ -21,6 +21,7 @@ from prune_bert.checkpoint.pruned import load_with_stand_ins
 from prune_bert.checkpoint.snapshots import hub_snapshot
 from prune_bert.checkpoint.sources import CheckpointError, read_config, resolve
 from prune_bert.checkpoint.weight_files import weight_files
+from prune_bert.display import Displayed, Shown
 from prune_bert.embedded import ADAPTER_DIR, BASE_NAME, MODEL_NAME, base_directory
 from prune_bert.lora import merge_adapter
 from prune_bert.surgery import CONFIG_KEY, pruning_record, quiet_transformers
@@ -37,8 +38,8 @@ _TOKENIZER_FILES = (
 )
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+@dataclass(frozen=True, repr=False)
+class LoadedModel(Displayed):
     """A model ready to evaluate.
 
     Attributes:
@@ -56,6 +57,18 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     stored_dtype: torch.dtype = torch.float32
     commit: str | None = None
+
+    def _shown(self) -> Shown:
+        config: Any = self.model.config
+        facts = [
+            ("class", type(self.model).__name__),
+            ("layers", str(getattr(config, "num_hidden_layers", ""))),
+            ("hidden size", str(getattr(config, "hidden_size", ""))),
+            ("parameters", f"{sum(weight.numel() for weight in self.model.parameters()):,}"),
+            ("stored as", str(self.stored_dtype).removeprefix("torch.")),
+            ("labels", ", ".join(map(str, (getattr(config, "id2label", None) or {}).values()))),
+        ]
+        return Shown(self.name, facts, ("notes",) if self.notes else (), [(note,) for note in self.notes])
 
 
 def load_model(
@@ -78,13 +91,15 @@ def load_model(
         trust_remote_code: Run code that comes with the model.
         allow_pickle: Load pickled weights where there are no safetensors.
         attn_implementation: ``"sdpa"``, ``"eager"`` and the like; by default the model's own choice.
-        new_head: Label names of a head to train from scratch where the checkpoint has none that fits; empty for
-            a regression. A head with just these labels is kept, in its own order.
+        new_head: Label names (none: a regression) of a head to train from scratch; a head with just these is kept.
         require_head: Refuse a checkpoint without a trained head; off where only the time of a forward matters.
 
     Raises:
         CheckpointError: If the model cannot be found, read or trusted, or has no trained classification head.
         EmbeddedError: If the embedded default is not installed (LoraError where it is peft that is missing).
+
+    Example:
+        >>> loaded = load_model(checkpoint)
     """
     settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if name_or_path == MODEL_NAME:

@@ -41,6 +41,11 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
         CheckpointError: If the directory holds no pruned checkpoint, a file is damaged, a weight is missing or has no
             place, the config was edited so that the model would compute something else, or other weights of a
             removed sublayer than its last bias are no longer zero (they were trained or edited after it was pruned).
+
+    Example:
+        >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, format="compact")
+        >>> load_pruned(directory).config.num_hidden_layers
+        3
     """
     directory = Path(directory)
     data = read_config(directory)

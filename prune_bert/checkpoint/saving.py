@@ -55,6 +55,9 @@ def save_pruned(
     Raises:
         CheckpointError: If the directory may not be written, the plan has no portable form, the model carries
             stand-ins that ``drop`` did not put there, or the reload differs.
+
+    Example:
+        >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, tokenizer)
     """
     _check(model, format)
     flags = {name: getattr(model.config, name, value) for name, value in OUTPUT_FLAGS.items()}

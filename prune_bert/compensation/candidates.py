@@ -100,7 +100,8 @@ class PlanFits:
                 continue
             work.corrections[run[-1]], work.fits[run[-1]], notes = self._known[key]
             work.notes += notes
-        return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
+        depth = len(find_encoder(self._model).layers)
+        return Compensation(plan, work.corrections, work.fits, tuple(work.notes), num_hidden_layers=depth)
 
     def added(self, base: PruningPlan, plans: Sequence[PruningPlan]) -> list[Corrections]:
         """Give corrections for plans that each remove one site more than a base does.

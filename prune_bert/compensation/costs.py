@@ -44,7 +44,7 @@ class SiteMeasure:
 
 def measure_sites(
     model: nn.Module,
-    plan: PruningPlan,
+    plan: PruningPlan | str,
     corrections: Corrections,
     *,
     batch_size: int = BUDGET_BATCH_SIZE.default,
@@ -57,7 +57,7 @@ def measure_sites(
 
     Args:
         model: The unpruned model, on its device.
-        plan: The plan.
+        plan: The plan, or its text.
         corrections: What was fitted for it.
         batch_size: Examples in a forward.
         sequence_length: Tokens of each.
@@ -65,12 +65,13 @@ def measure_sites(
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``.
         seed: Seed of the random tokens.
     """
+    norm = PruningPlan.of(plan).norm
     device, found = device_of(model), {}
     inputs = random_inputs(model, batch_size, sequence_length, device=device, seed=seed)
     # autocast around all, as in a forward of the whole model: its cache of cast weights is then alive, too
     with eval_mode(model), torch.inference_mode(), autocast(device, mixed_precision):
         for site in corrections:
-            swaps = swaps_for(model, PruningPlan((site,), plan.norm), corrections)
+            swaps = swaps_for(model, PruningPlan((site,), norm), corrections)
             calls = observe_calls(model, {swap.path: swap.original for swap in swaps}, inputs)
             runs = [_run(swaps, calls, original=original) for original in (False, True)]
             flops = [count_flops_of(run) for run in runs]

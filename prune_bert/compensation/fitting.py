@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,15 +29,16 @@ from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.surgery import bypass, check_droppable
 from prune_bert.surgery.snapshot import left_unchanged
-from prune_bert.tasks import TaskData
+from prune_bert.tasks import Rows, TaskData
 
 
 def compensate(
     model: nn.Module,
-    plan: PruningPlan,
-    data: TaskData | EncodedTask,
+    plan: PruningPlan | str,
+    data: TaskData | EncodedTask | Rows,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    text_columns: Sequence[str] | str | None = None,
     settings: CompensationSettings | None = None,
     accelerator: Accelerator | None = None,
     batch_size: int = EVAL_BATCH_SIZE.default,
@@ -53,9 +55,10 @@ def compensate(
 
     Args:
         model: The unpruned model.
-        plan: What goes.
-        data: Examples to fit to, best a slice of the training data, or what `encode` made of them.
+        plan: What goes, or its text.
+        data: Examples to fit to, best a slice of the training data: as for `evaluate`, without need of labels.
         tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        text_columns: As for `evaluate`.
         settings: The form of the maps and how they are fitted.
         accelerator: Device, precision and processes; by default a new one.
         batch_size: Examples in a batch of each process.
@@ -66,11 +69,37 @@ def compensate(
         CompensationError: The plan is empty, the slice is too small, or the rank is over the width.
         SurgeryError: A site is not there, is pruned already, or the model is bypassed at the moment.
         ArchitectureError: The model's family has no such sublayers.
+
+    Example:
+        >>> fitted = compensate(model, "ffn:2,3", rows, tokenizer)
     """
-    if not plan:
+    settings, removed = settings or CompensationSettings(), _with_sites(plan)
+    encoded = fitting_task(model, data, tokenizer, max_seq_length, text_columns, labelled=False)
+    return _fit(model, removed, encoded, settings, accelerator or Accelerator(), batch_size, dtype)
+
+
+def _with_sites(plan: PruningPlan | str) -> PruningPlan:
+    """Return a plan that removes something.
+
+    Raises:
+        CompensationError: It does not.
+    """
+    removed = PruningPlan.of(plan)
+    if not removed:
         raise CompensationError("the plan is empty, so there is nothing to compensate")
-    settings, accelerator = settings or CompensationSettings(), accelerator or Accelerator()
-    encoded = fitting_task(model, data, tokenizer, max_seq_length)
+    return removed
+
+
+def _fit(
+    model: nn.Module,
+    plan: PruningPlan,
+    encoded: EncodedTask,
+    settings: CompensationSettings,
+    accelerator: Accelerator,
+    batch_size: int,
+    dtype: torch.dtype,
+) -> Compensation:
+    """Fit all sites of a plan in forward order; see `compensate`."""
     check_slice(encoded, settings)
     check_droppable(model, plan)
     nn.Module.to(model, accelerator.device)
@@ -80,7 +109,8 @@ def compensate(
         runs = runs_of(plan)
         for number, run in enumerate(runs, start=1):
             work.fit(plan, run, f"compensate {run[-1]}, {number} of {len(runs)}")
-    return Compensation(plan, work.corrections, work.fits, tuple(work.notes))
+    depth = len(find_encoder(model).layers)
+    return Compensation(plan, work.corrections, work.fits, tuple(work.notes), num_hidden_layers=depth)
 
 
 def check_slice(encoded: EncodedTask, settings: CompensationSettings) -> None:

@@ -42,6 +42,10 @@ class CompensationSettings:
 
     Raises:
         CompensationError: A value is out of its range; the message lists all that are.
+
+    Example:
+        >>> settings = CompensationSettings(rank=8, ridge=0.01)
+        >>> fitted = compensate(model, "attention:2", rows, tokenizer, settings=settings)
     """
 
     form: CompensationForm = "low_rank"

@@ -41,7 +41,13 @@ class RunConfig(
     TrackingOptions,
     Config,
 ):
-    """Remove what a plan names, and report accuracy against speed."""
+    """Remove what a plan names, and report accuracy against speed.
+
+    Example:
+        >>> config = RunConfig(model_name_or_path="embedded", task_name="sst2", plan="ffn:3", output_dir="out")
+        >>> config.compensation
+        'none'
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,16 @@ from prune_bert.evaluation.inference import predict_logits
 from prune_bert.evaluation.intervals import interval, resampled_metrics
 from prune_bert.evaluation.scores import Comparison, MetricValue, TaskScore
 from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH, N_RESAMPLES, SEED
-from prune_bert.tasks import CORRELATIONS, TaskData, TaskSpec, compute_metrics
+from prune_bert.tasks import CORRELATIONS, Rows, TaskData, TaskSpec, as_task_data, compute_metrics, task_data_for
 
 
 def evaluate(
     model: nn.Module,
-    data: TaskData | EncodedTask,
+    data: TaskData | EncodedTask | Rows,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    text_columns: Sequence[str] | str | None = None,
+    label_column: str | None = None,
     accelerator: Accelerator | None = None,
     batch_size: int = EVAL_BATCH_SIZE.default,
     max_seq_length: int = MAX_SEQ_LENGTH.default,
@@ -40,8 +42,11 @@ def evaluate(
 
     Args:
         model: A model that takes the tokenizer's inputs and gives logits.
-        data: The task with the model's label order (see `align_labels`), or what `encode` made of it.
+        data: A `datasets.Dataset` or a list of dicts; or a task with the model's label order (see `align_labels`), or
+            what `encode` made of it.
         tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        text_columns: Of a dataset or a list, the columns of text; by default found by their usual names.
+        label_column: Likewise, that of the labels. Class names are mapped to the model's order.
         accelerator: Device, precision and processes; by default a new one.
         batch_size: Examples in a batch of each process.
         max_seq_length: Where longer texts are cut, in tokens; an `EncodedTask` brings its own.
@@ -52,9 +57,15 @@ def evaluate(
     Raises:
         EvaluationError: The model's outputs do not fit the task or are not finite, or the sequence length is
             over the model's or the tokenizer's maximum.
-        TypeError: A `TaskData` comes without a tokenizer.
+        TaskError: The rows or their columns cannot be used; see `as_task_data`.
+        TypeError: Text comes without a tokenizer.
+
+    Example:
+        >>> rows = [{"text": "a fine film", "label": "positive"}, {"text": "a dull plot", "label": "negative"}]
+        >>> evaluate(model, rows, tokenizer).metrics["accuracy"].value <= 1
+        True
     """
-    encoded = fitting_task(model, data, tokenizer, max_seq_length)
+    encoded = fitting_task(model, data, tokenizer, max_seq_length, text_columns, label_column)
     logits, seconds = predict_logits(model, encoded, accelerator or Accelerator(), batch_size, description)
     return score_logits(logits, encoded.data, seconds, n_resamples, seed)
 
@@ -70,6 +81,10 @@ def compare(
 
     Raises:
         EvaluationError: The examples are not the same.
+
+    Example:
+        >>> score, pruned = evaluate_plans(model, ["", "layer:1-2"], rows, tokenizer)
+        >>> difference = compare(score, pruned).differences["accuracy"]
     """
     same = (baseline.task, baseline.split) == (other.task, other.split)
     if not same or not np.array_equal(baseline.references, other.references):
@@ -98,21 +113,31 @@ def compare(
 
 
 def fitting_task(
-    model: nn.Module, data: TaskData | EncodedTask, tokenizer: PreTrainedTokenizerBase | None, max_seq_length: int
+    model: nn.Module,
+    data: TaskData | EncodedTask | Rows,
+    tokenizer: PreTrainedTokenizerBase | None,
+    max_seq_length: int,
+    text_columns: Sequence[str] | str | None = None,
+    label_column: str | None = None,
+    *,
+    labelled: bool = True,
 ) -> EncodedTask:
     """Encode a task, unless it is encoded, and check that its sequences are not too long for the model.
 
     Raises:
         EvaluationError: The sequence length is over the model's or the tokenizer's maximum.
-        TypeError: A `TaskData` comes without a tokenizer.
+        TaskError: The rows or their columns cannot be used.
+        TypeError: Text comes without a tokenizer.
     """
     if isinstance(data, EncodedTask):
+        as_task_data(data.data, text_columns=text_columns, label_column=label_column)  # refuses column names
         check_sequence_length(data.max_seq_length, model=model)
         return data
+    task = task_data_for(model, data, text_columns, label_column, labelled=labelled)
     if tokenizer is None:
-        raise TypeError("evaluate needs a tokenizer for a TaskData; without one pass an EncodedTask")
+        raise TypeError("text needs a tokenizer; give the model's own, or pass an EncodedTask")
     check_sequence_length(max_seq_length, tokenizer, model)
-    return encode(tokenizer, data, max_seq_length)
+    return encode(tokenizer, task, max_seq_length)
 
 
 def references_of(data: TaskData) -> NDArray[Any]:

@@ -106,14 +106,14 @@ def plan_tree(plans: Sequence[PruningPlan], depth: int) -> PlanTree:
     return PlanTree(root, depth, ends, tuple(order[path] for path in paths))
 
 
-def count_layer_passes(plans: Sequence[PruningPlan], depth: int) -> tuple[int, int]:
+def count_layer_passes(plans: Sequence[PruningPlan | str], depth: int) -> tuple[int, int]:
     """Count the layers to compute for each batch, before starting.
 
     A layer that lacks a sublayer counts as a whole one, and what ``evaluate_plans`` shares inside a layer does not
     count. Of ``n`` layers, all ``2**n`` subsets take ``2**n - 1`` passes together, and ``n * 2**(n - 1)`` one by one.
 
     Args:
-        plans: The plans.
+        plans: The plans, or their texts.
         depth: The model's number of layers.
 
     Returns:
@@ -122,7 +122,7 @@ def count_layer_passes(plans: Sequence[PruningPlan], depth: int) -> tuple[int, i
     Raises:
         PlanError: If a plan names a layer that the model does not have.
     """
-    paths = [layer_variants(plan, depth) for plan in plans]
+    paths = [layer_variants(plan, depth) for plan in PruningPlan.many(plans)]
     prefixes = {path[: level + 1] for path in paths for level in range(depth) if path[level].runs}
     return len(prefixes), sum(variant.runs for path in paths for variant in path)
 

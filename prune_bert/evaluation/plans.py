@@ -22,15 +22,17 @@ from prune_bert.evaluation.scores import TaskScore
 from prune_bert.knobs import EVAL_BATCH_SIZE, MAX_SEQ_LENGTH, SEED
 from prune_bert.plan import PruningPlan
 from prune_bert.surgery import bypass
-from prune_bert.tasks import METRICS, TaskData
+from prune_bert.tasks import METRICS, Rows, TaskData
 
 
 def evaluate_plans(
     model: nn.Module,
-    plans: Sequence[PruningPlan],
-    data: TaskData | EncodedTask,
+    plans: Sequence[PruningPlan | str],
+    data: TaskData | EncodedTask | Rows,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    text_columns: Sequence[str] | str | None = None,
+    label_column: str | None = None,
     accelerator: Accelerator | None = None,
     batch_size: int = EVAL_BATCH_SIZE.default,
     max_seq_length: int = MAX_SEQ_LENGTH.default,
@@ -38,18 +40,20 @@ def evaluate_plans(
     seed: int = SEED.default,
     description: str = "evaluate plans",
 ) -> list[TaskScore]:
-    """Score a classifier on a task under each of many plans.
+    """Score a classifier on a task under each of many plans, in their order; `seconds` is an equal share.
 
     The plans form a tree over the layers in forward order, and every distinct prefix is computed once for each batch
-    (see `count_layer_passes`). Plans that differ only in a layer's feed-forward sublayer share its attention, too.
+    (see `count_layer_passes`); those that differ only in a layer's feed-forward sublayer share its attention, too.
     The logits are, bit for bit, those of `evaluate` under `bypass` with the same batches; for one plan that is checked
     on two examples before the work starts. Memory does not grow with the plans, beside the logits themselves.
 
     Args:
         model: A model of transformers, not wrapped by DDP or ``torch.compile``; it is as before on leaving.
-        plans: Any number, also empty or equal ones and of both norm rules.
+        plans: Any number of plans, or their texts; also empty or equal ones and of both norm rules.
         data: As for `evaluate`, like all arguments not named here. Processes divide the batches.
         tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        text_columns: As for `evaluate`.
+        label_column: As for `evaluate`.
         accelerator: Device, precision and processes.
         batch_size: Examples in a batch of each process. On a GPU hundreds, so that it does not wait for the host.
         max_seq_length: Where longer texts are cut, in tokens.
@@ -57,30 +61,43 @@ def evaluate_plans(
         seed: Seed of the resamples.
         description: What the progress bar says.
 
-    Returns:
-        A score for each plan, in the order given; `seconds` is an equal share of the whole.
-
     Raises:
         EvaluationError: As `evaluate`; a `SharedWorkError` where the model is of a kind where plans cannot share work.
-        UserError: A plan names what the model does not have, or has no more.
-        TypeError: A `TaskData` comes without a tokenizer.
+        UserError: A plan is none, or names what the model does not have, or has no more.
+
+    Example:
+        >>> scores = evaluate_plans(model, ["", "ffn:3", "layer:1-2"], rows, tokenizer)
     """
-    tree = plan_tree(plans, len(find_encoder(model).layers))
-    encoded = fitting_task(model, data, tokenizer, max_seq_length)
-    if not plans:
+    tree = plan_tree(PruningPlan.many(plans), len(find_encoder(model).layers))
+    encoded = fitting_task(model, data, tokenizer, max_seq_length, text_columns, label_column)
+    return _evaluate_tree(model, tree, encoded, accelerator, batch_size, n_resamples, seed, description)
+
+
+def _evaluate_tree(
+    model: nn.Module,
+    tree: PlanTree,
+    encoded: EncodedTask,
+    accelerator: Accelerator | None,
+    batch_size: int,
+    n_resamples: int,
+    seed: int,
+    description: str,
+) -> list[TaskScore]:
+    """Score a classifier on an encoded task under each plan of a tree; see `evaluate_plans`."""
+    if not tree.end_of:
         return []
     accelerator = accelerator or Accelerator()
     move_to_device(model, accelerator.device)
     with scoring_mode(model), plan_forward(model, tree) as forward:  # stand-ins are made in the mode that they run in
         logits, seconds = predict_logits(model, encoded, accelerator, batch_size, description, forward)
-    scores = _scores(tree, logits, encoded.data, seconds / len(plans), n_resamples, seed)
+    scores = _scores(tree, logits, encoded.data, seconds / len(tree.end_of), n_resamples, seed)
     return [scores[end] for end in tree.end_of]
 
 
 def evaluate_each(
     model: nn.Module,
-    plans: Sequence[PruningPlan],
-    data: TaskData | EncodedTask,
+    plans: Sequence[PruningPlan | str],
+    data: TaskData | EncodedTask | Rows,
     *,
     tell: Callable[[str], None] | None = None,
     **settings: Any,

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_bert.display import Displayed, Shown, interval, number, points
 
-@dataclass(frozen=True)
-class MetricValue:
+
+@dataclass(frozen=True, repr=False)
+class MetricValue(Displayed):
     """A metric, or a difference of two, with the bounds of its 95 % bootstrap interval."""
 
     value: float
     ci95: tuple[float, float]
+
+    def _shown(self) -> Shown:
+        return Shown(number(self.value), [("95 % interval", " to ".join(map(number, self.ci95)))])
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON has it; an undefined number becomes null."""
@@ -29,8 +34,8 @@ class MetricValue:
         return cls(_from_json(stored["value"]), (_from_json(low), _from_json(high)))
 
 
-@dataclass(frozen=True, eq=False)
-class TaskScore:
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskScore(Displayed):
     """How a model did on a split of a task, example by example.
 
     Attributes:
@@ -43,6 +48,11 @@ class TaskScore:
         references: ``(n,)`` likewise.
         logits: ``(n, num_outputs)`` float32.
         seconds: Wall-clock time of inference, without tokenising and bootstrap.
+
+    Example:
+        >>> score = evaluate(model, rows, tokenizer)
+        >>> TaskScore.from_dict(score.to_dict()).metrics == score.metrics
+        True
     """
 
     task: str
@@ -54,6 +64,10 @@ class TaskScore:
     references: NDArray[Any]
     logits: NDArray[np.float32]
     seconds: float
+
+    def _shown(self) -> Shown:
+        facts = [("loss", number(self.loss)), ("seconds", number(self.seconds))]
+        return Shown(f"{self.task} {self.split}, {self.n:,} examples", facts, *_table(self.metrics))
 
     @property
     def num_labels(self) -> int:
@@ -86,8 +100,8 @@ class TaskScore:
         return cls(**(dict(stored) | arrays | {"metrics": metrics, "loss": _from_json(stored["loss"])}))
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """One model against a baseline on the same examples.
 
     Attributes:
@@ -95,12 +109,25 @@ class Comparison:
         right_to_wrong: Examples that the baseline had right and the other has wrong; 0 for regression.
         wrong_to_right: The other way round.
         agreement: The share of examples with the same prediction; for regression the correlation of the two.
+
+    Example:
+        >>> score, pruned = evaluate_plans(model, ["", "ffn:3"], rows, tokenizer)
+        >>> compare(score, pruned).right_to_wrong <= len(rows)
+        True
     """
 
     differences: Mapping[str, MetricValue]
     right_to_wrong: int
     wrong_to_right: int
     agreement: float
+
+    def _shown(self) -> Shown:
+        facts = [
+            ("right to wrong", f"{self.right_to_wrong:,}"),
+            ("wrong to right", f"{self.wrong_to_right:,}"),
+            ("agreement", number(self.agreement)),
+        ]
+        return Shown("other minus baseline", facts, *_table(self.differences, sign=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON has it."""
@@ -117,6 +144,14 @@ class Comparison:
         differences = {name: MetricValue.from_dict(value) for name, value in stored["differences"].items()}
         agreement = _from_json(stored["agreement"])
         return cls(differences, stored["right_to_wrong"], stored["wrong_to_right"], agreement)
+
+
+def _table(metrics: Mapping[str, MetricValue], *, sign: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the headings and rows of a table of metrics, times 100."""
+    rows: list[tuple[str, ...]] = [
+        (name, points(one.value, sign=sign), interval(one.ci95, sign=sign)) for name, one in metrics.items()
+    ]
+    return ("metric, x100", "value", "95 % interval"), rows
 
 
 def _to_json(number: float) -> float | None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prune_bert.display import Displayed, Shown, number
 from prune_bert.plan import PruningPlan, Site
 from prune_bert.search.sites import preference
 
 CALIBRATION_BATCHES = 10
+_HEADINGS = ("least important first", "score", "spread", "95 % interval")
 _NORMAL_95 = 1.959963984540054
 
 
@@ -44,8 +46,8 @@ class Score:
         return cls(stored["value"], stored["spread"], (low, high))
 
 
-@dataclass(frozen=True)
-class SiteScores:
+@dataclass(frozen=True, repr=False)
+class SiteScores(Displayed):
     """The scores of a model's sites by one scorer.
 
     Attributes:
@@ -59,6 +61,15 @@ class SiteScores:
     scores: Mapping[Site, Score]
     n: int
     seconds: float
+
+    def _shown(self) -> Shown:
+        title = f"{self.scorer}, {len(self.scores)} sites, {self.n:,} examples"
+        rows = []
+        for site in self.ranking():
+            score = self.scores[site]
+            bounds = "" if math.isnan(score.ci95[0]) else " to ".join(map(number, score.ci95))
+            rows.append((str(site), number(score.value), number(score.spread), bounds))
+        return Shown(title, [("seconds", number(self.seconds))], _HEADINGS, rows)
 
     @property
     def values(self) -> dict[Site, float]:

@@ -20,14 +20,16 @@ from prune_bert.plan import COMPONENTS, NORM_RULES, Component, NormRule
 from prune_bert.search.names import unknown_name
 from prune_bert.search.sites import sites_of
 from prune_bert.surgery.temporary import is_bypassed
-from prune_bert.tasks import TaskData
+from prune_bert.tasks import Rows, TaskData
 
 
 def score_sites(
     model: nn.Module,
-    data: TaskData | EncodedTask | None = None,
+    data: TaskData | EncodedTask | Rows | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
+    text_columns: Sequence[str] | str | None = None,
+    label_column: str | None = None,
     scorer: str = "block_influence",
     components: Sequence[Component] = ("layer",),
     norm: NormRule = "keep",
@@ -42,9 +44,11 @@ def score_sites(
 
     Args:
         model: A model of transformers, with a head for the task where the scorer needs a loss.
-        data: The calibration examples, a slice of the training data, with the model's label order (see `align_labels`);
-            not needed for scorers that look at none.
+        data: The calibration examples, a slice of the training data, as for `evaluate`; not needed for scorers that
+            look at none, and their labels not for scorers without a loss.
         tokenizer: The model's tokenizer; not needed for an `EncodedTask`.
+        text_columns: As for `evaluate`.
+        label_column: As for `evaluate`.
         scorer: One of `SCORERS`, such as top, magnitude, contribution, block_influence, taylor or loss_increase.
         components: Which kinds of sites: layer, attention, ffn.
         norm: The norm rule under which sublayers would go, for taylor, fisher and loss_increase; the others compare
@@ -57,18 +61,46 @@ def score_sites(
         ImportanceError: There is no such scorer, it lacks data or labels, or the model is bypassed or pruned.
         ArchitectureError: The model's layers cannot be found, or its family lacks a component.
         EvaluationError: The sequence length is over the model's or the tokenizer's.
-        TypeError: A `TaskData` comes without a tokenizer.
+
+    Example:
+        >>> scores = score_sites(model, rows, tokenizer, scorer="block_influence", components=["attention", "ffn"])
+        >>> scores.ranking()[0].component in ("attention", "ffn")
+        True
     """
     _check(model, scorer, components, norm)
-    sites = sites_of(len(find_encoder(model).layers), components)
     encoded = None
     if SCORERS[scorer].needs_data:
-        if data is None:
-            raise ImportanceError(f"the scorer {scorer!r} looks at examples; give it data")
-        encoded = fitting_task(model, data, tokenizer, max_seq_length)
+        encoded = _examples(model, data, tokenizer, scorer, max_seq_length, text_columns, label_column)
+    return _scored(model, scorer, components, encoded, accelerator or Accelerator(), batch_size, norm)
+
+
+def _examples(
+    model: nn.Module,
+    data: TaskData | EncodedTask | Rows | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    scorer: str,
+    max_seq_length: int,
+    text_columns: Sequence[str] | str | None,
+    label_column: str | None,
+) -> EncodedTask:
+    if data is None:
+        raise ImportanceError(f"the scorer {scorer!r} looks at examples; give it data")
+    needs_labels = SCORERS[scorer].needs_labels
+    return fitting_task(model, data, tokenizer, max_seq_length, text_columns, label_column, labelled=needs_labels)
+
+
+def _scored(
+    model: nn.Module,
+    scorer: str,
+    components: Sequence[Component],
+    encoded: EncodedTask | None,
+    accelerator: Accelerator,
+    batch_size: int,
+    norm: NormRule,
+) -> SiteScores:
+    sites = sites_of(len(find_encoder(model).layers), components)
     started = time.perf_counter()
-    calibration = Calibration(model, sites, encoded, accelerator or Accelerator(), batch_size, norm, scorer)
-    scores = SCORERS[scorer].compute(calibration)
+    scores = SCORERS[scorer].compute(Calibration(model, sites, encoded, accelerator, batch_size, norm, scorer))
     return SiteScores(scorer, scores, 0 if encoded is None else len(encoded), time.perf_counter() - started)
 
 

@@ -44,6 +44,15 @@ def prune(config: RunConfig, *, command: str | None = None, show: bool = False) 
 
     Raises:
         UserError: A subclass, for whatever the user can mend.
+
+    Example:
+        >>> config = RunConfig(
+        ...     model_name_or_path=checkpoint, task_name="sst2", data_dir=data_dir, plan="layer:1 ffn:3",
+        ...     output_dir=str(output_dir / "run"), profile=False,
+        ... )
+        >>> report = prune(config)
+        >>> [row.name for row in report.rows]
+        ['baseline', 'pruned']
     """
     run = _begin(config, command or shlex.join(sys.argv))
     with run.workspace:

@@ -42,7 +42,7 @@ _NUMBERS_AT_ONCE = 2_000_000  # that a bootstrap holds
 
 
 def profile_model(
-    variants: Mapping[str, Variant | nn.Module],
+    variants: Mapping[str, Variant | AbstractContextManager[nn.Module] | nn.Module],
     *,
     batch_sizes: Sequence[int] = PROFILE_BATCH_SIZES.default,
     sequence_lengths: Sequence[int] = PROFILE_SEQUENCE_LENGTHS.default,
@@ -64,7 +64,7 @@ def profile_model(
     (Efron and Tibshirani 1993, section 13.3). No garbage is collected while the clock runs.
 
     Args:
-        variants: Name to module, or to a callable that returns a context yielding the module.
+        variants: Name to module, to a bypass or another context that yields one, or to a maker of contexts.
         batch_sizes: Sequences in a forward.
         sequence_lengths: Tokens in a sequence, no padding among them.
         rounds: Samples of each variant at each setting; two or more.
@@ -79,13 +79,16 @@ def profile_model(
 
     Raises:
         ProfilingError: No variants, an empty grid, too few rounds, or a length the model cannot take.
+
+    Example:
+        >>> points = profile_model({"baseline": model, "pruned": bypass(model, "layer:1-3")}, rounds=2)
     """
     _check(variants, batch_sizes, sequence_lengths, rounds, warmup, mixed_precision)
     contexts = {name: _as_context(variant) for name, variant in variants.items()}
     make = make_inputs or _seeded_inputs(device, seed)
-    points: list[LatencyPoint] = []
-    with _progress(progress, total=len(batch_sizes) * len(sequence_lengths) * rounds) as tick:
-        for batch_size, length in product(batch_sizes, sequence_lengths):
+    grid, points = list(product(batch_sizes, sequence_lengths)), list[LatencyPoint]()
+    with _progress(progress, total=len(grid) * rounds) as tick:
+        for batch_size, length in grid:
             bench = _Bench(contexts, batch_size, length, make, device, mixed_precision, clock)
             forwards = bench.warm_up(warmup)
             samples = bench.sample(rounds, forwards, tick)
@@ -228,10 +231,12 @@ def _seeded_inputs(device: torch.device | str | None, seed: int) -> MakeInputs:
     return make
 
 
-def _as_context(variant: Variant | nn.Module) -> Variant:
+def _as_context(variant: Variant | AbstractContextManager[nn.Module] | nn.Module) -> Variant:
     """Wrap a bare module so that it can be entered like a bypass."""
     if isinstance(variant, nn.Module):  # a module is itself callable, so it is asked for first
         return lambda: nullcontext(variant)
+    if isinstance(variant, AbstractContextManager):
+        return lambda: variant
     return variant
 
 

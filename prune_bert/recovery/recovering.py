@@ -17,19 +17,21 @@ from prune_bert.recovery.phases import PhaseStore, put_weights
 from prune_bert.recovery.removal import removal_order, remove_site
 from prune_bert.recovery.results import RecoverPhase, RecoverResult
 from prune_bert.recovery.settings import RecoverSettings
-from prune_bert.tasks import TaskData
+from prune_bert.tasks import Rows, TaskData, task_data_for
 from prune_bert.training import train
 from prune_bert.training.run import random_state_kept
 
 
 def recover(
     model: nn.Module,
-    train_data: TaskData,
+    train_data: TaskData | Rows,
     tokenizer: Any,
     settings: RecoverSettings | None = None,
     *,
+    text_columns: Sequence[str] | str | None = None,
+    label_column: str | None = None,
     teacher: nn.Module | None = None,
-    plan: PruningPlan | None = None,
+    plan: PruningPlan | str | None = None,
     order: Sequence[Site] | None = None,
     accelerator: Accelerator | None = None,
     state_dir: Path | None = None,
@@ -41,11 +43,14 @@ def recover(
 
     Args:
         model: Pruned already for ``at_once``; as it is before the plan for ``gradual``.
-        train_data: Its labels are the model's class ids; distillation with ``label_weight`` 0 reads none.
+        train_data: A task whose labels are the model's class ids; or a `datasets.Dataset` or a list of dicts, whose
+            labels are mapped to those. Distillation with ``label_weight`` 0 reads none.
         tokenizer: The model's own.
         settings: The knobs; the defaults where not given.
+        text_columns: As for `evaluate`.
+        label_column: As for `evaluate`.
         teacher: The unpruned model, for distillation. For ``gradual`` a copy of ``model`` as it comes, where not given.
-        plan: What goes, for ``gradual``, in the numbering of the model as it comes.
+        plan: What goes, or its text, for ``gradual``, in the numbering of the model as it comes.
         order: The order in which it goes; from the top layer down where not given.
         accelerator: Device, precision and processes; a plain one where not given.
         state_dir: Where the run keeps its state; nowhere where not given.
@@ -56,13 +61,23 @@ def recover(
         TrainingError: Data and model do not fit, or the loss stopped being a number.
         ResumeError: ``state_dir`` holds the state of another run, or cannot be written.
         LoraError: peft is not installed, or the adapter does not fit the model.
+
+    Example:
+        >>> result = recover(drop(copy.deepcopy(model), "ffn:3"), rows, tokenizer, teacher=model)
     """
     settings, accelerator = settings or RecoverSettings(), accelerator or Accelerator()
-    sites = removal_order(model, plan, order, settings)
+    removed = None if plan is None else PruningPlan.of(plan)
+    sites = removal_order(model, removed, order, settings)
     teacher = chosen_teacher(model, teacher, settings)
-    job = make_job(model, train_data, tokenizer, settings, teacher, sites, accelerator)
-    with teaching(teacher, accelerator.device):
-        phases = _run(job, model, plan or PruningPlan(), state_dir)
+    data = task_data_for(model, train_data, text_columns, label_column, labelled=settings.needs_labels)
+    job = make_job(model, data, tokenizer, settings, teacher, sites, accelerator)
+    return _recovered(job, model, removed or PruningPlan(), state_dir)
+
+
+def _recovered(job: Job, model: nn.Module, plan: PruningPlan, state_dir: Path | None) -> RecoverResult:
+    """Take every phase with the teacher on its device."""
+    with teaching(job.teacher, job.accelerator.device):
+        phases = _run(job, model, plan, state_dir)
     return RecoverResult(tuple(phases), len(job.examples), 0 if job.selection is None else len(job.selection))
 
 

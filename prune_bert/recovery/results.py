@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prune_bert.display import Displayed, Shown, number
 from prune_bert.training import HistoryPoint, TrainResult
 
 
@@ -31,8 +32,8 @@ class RecoverPhase:
         return cls(data["site"], TrainResult(**training))
 
 
-@dataclass(frozen=True)
-class RecoverResult:
+@dataclass(frozen=True, repr=False)
+class RecoverResult(Displayed):
     """What a finished recovery was, counted from its start also where it was resumed.
 
     Attributes:
@@ -44,6 +45,17 @@ class RecoverResult:
     phases: tuple[RecoverPhase, ...]
     train_samples: int
     selection_samples: int
+
+    def _shown(self) -> Shown:
+        facts = [
+            ("rows set aside", f"{self.selection_samples:,}" if self.selection_samples else ""),
+            ("best step", "" if not self.phases or self.best_step is None else str(self.best_step)),
+            ("seconds", number(self.seconds)),
+        ]
+        early = ", stopped early" if self.phases and self.stopped_early else ""
+        title = f"{self.steps:,} steps on {self.train_samples:,} rows{early}"
+        rows = [(one.site or "", str(one.training.steps), number(one.training.seconds)) for one in self.phases]
+        return Shown(title, facts, *((("after removing", "steps", "seconds"), rows) if len(rows) > 1 else ()))
 
     @property
     def steps(self) -> int:

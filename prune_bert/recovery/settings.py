@@ -63,6 +63,10 @@ class RecoverSettings:
 
     Raises:
         RecoveryError: A value is out of its range; the message lists all that are.
+
+    Example:
+        >>> RecoverSettings(method="distillation", label_weight=0).needs_labels
+        False
     """
 
     method: Literal["fine_tuning", "distillation"] = RecoverOptions.method

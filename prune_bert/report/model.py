@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from prune_bert.display import Displayed, Shown, interval, number, points
 from prune_bert.report.records import (
     CompensatedSite,
     LoadedForm,
@@ -29,11 +30,15 @@ SCHEMA_VERSION = 1
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PruningReport:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PruningReport(Displayed):
     """What one run removed, what that cost and what it gained, and how to run it again.
 
     ``environment``, ``config`` and the names in ``step_seconds`` are the run's own: any JSON.
+
+    Example:
+        >>> PruningReport.from_json(report.to_json()) == report  # what `prune` returned
+        True
     """
 
     created: str
@@ -93,6 +98,22 @@ class PruningReport:
             return _adapter().validate_json(text, strict=True)
         except ValidationError as error:
             raise ReportError(f"not a report of schema_version {version}: {_faults(error)}") from None
+
+    def _shown(self) -> Shown:
+        task, headline = self.task, self.headline
+        timings = next((one.latency for one in reversed(self.rows) if one.latency), ())
+        setting = (timings[0].batch_size, timings[0].sequence_length) if timings else None
+        speed = f"speed, batch {setting[0]}, {setting[1]} tokens" if setting else "speed"
+        rows = []
+        for row in self.rows:
+            found, size = row.metrics[headline], row.size
+            point = next((one for one in row.latency if (one.batch_size, one.sequence_length) == setting), None)
+            faster = "" if point is None else f"x{number(point.speedup)}"
+            parameters = "" if size is None else f"{size.parameters:,}"
+            rows.append((row.name, points(found.value), interval(found.ci95), faster, parameters))
+        headings = ("model", f"{headline}, x100", "95 % interval", speed, "parameters")
+        title = f"{self.model.name_or_path} on {task.name} {task.split}, {task.n:,} examples"
+        return Shown(title, [("plan", repr(self.plan.text))], headings, rows)
 
     @property
     def baseline(self) -> Row:

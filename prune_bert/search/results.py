@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prune_bert.plan import PruningPlan
 from prune_bert.search.objective import Evaluated
 from prune_bert.search.racing import RaceResult
 from prune_bert.search.sites import preference
 
+if TYPE_CHECKING:
+    from prune_bert.display import Shown
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search found.
 
@@ -32,6 +35,25 @@ class SearchResult:
     path: tuple[Evaluated, ...]
     races: tuple[RaceResult, ...] = ()
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        from prune_bert.display import text_of
+
+        return text_of(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table that notebooks show."""
+        from prune_bert.display import html_of
+
+        return html_of(self)
+
+    def _shown(self) -> Shown:
+        from prune_bert.display import Shown, number
+
+        facts = [("evaluated", str(len(self.evaluated))), ("cut", str(self.num_cut) if self.races else "")]
+        facts += [("best", f"{str(self.best.plan)!r} {number(self.best.value)}")] if self.evaluated else []
+        rows = [(str(len(found.plan)), number(found.value), str(found.plan)) for found in self.path]
+        return Shown(self.strategy, [*facts, ("seconds", number(self.seconds))], ("sites", "value", "path"), rows)
 
     @property
     def best(self) -> Evaluated:

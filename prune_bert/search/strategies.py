@@ -186,6 +186,13 @@ def search_plans(
 
     Raises:
         SearchError: There is no such strategy, or it cannot be run as asked for.
+
+    Example:
+        >>> def losses(plans):
+        ...     return [score.loss for score in evaluate_plans(model, plans, rows, tokenizer)]
+        >>> found = search_plans(losses, [Site(0), Site(1), Site(3, "ffn")], strategy="greedy", max_removed=2)
+        >>> len(found.path[-1].plan)
+        2
     """
     if strategy not in STRATEGIES:
         raise SearchError(unknown_name("strategy", strategy, STRATEGIES))

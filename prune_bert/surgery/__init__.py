@@ -1,6 +1,7 @@
 """Putting identities in the place of layers, sublayers and modules: for a while, or for good."""
 
 from prune_bert.surgery.drop import check_droppable, drop
+from prune_bert.surgery.fitted import FittedCorrections
 from prune_bert.surgery.probe import SurgeryError, evaluation_mode, quiet_transformers
 from prune_bert.surgery.rebuild import Rebuilding
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, RecordError, pruning_record
@@ -12,6 +13,7 @@ from prune_bert.surgery.trial import undroppable_layers
 __all__ = [
     "CONFIG_KEY",
     "Bypass",
+    "FittedCorrections",
     "PruningRecord",
     "Rebuilding",
     "RecordError",

@@ -12,6 +12,7 @@ from prune_bert.architectures import Encoder, find_encoder
 from prune_bert.errors import UserError
 from prune_bert.plan import PruningPlan
 from prune_bert.stand_ins import INDEX_NAMES
+from prune_bert.surgery.fitted import check_corrections
 from prune_bert.surgery.probe import SurgeryError, base_model_inputs, probing
 from prune_bert.surgery.rebuild import per_layer_lists, settable_depth, whole_layers
 from prune_bert.surgery.record import CONFIG_KEY, PruningRecord, pruning_record
@@ -21,7 +22,7 @@ from prune_bert.surgery.swaps import Corrections, install_stand_ins, put
 from prune_bert.surgery.temporary import bypass, is_bypassed
 
 
-def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> nn.Module:
+def drop(model: nn.Module, plan: PruningPlan | str, corrections: Corrections | None = None) -> nn.Module:
     """Remove the sites of a plan for good: weights freed, layers renumbered, config updated.
 
     Removed layers are deleted; removed sublayers and compensated layers leave a stand-in. The result is checked
@@ -32,7 +33,7 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
 
     Args:
         model: A model of transformers; it is changed in place.
-        plan: What to remove, in the numbering of the model as it is now.
+        plan: What to remove, or its text, in the numbering of the model as it is now.
         corrections: What ``compensate`` fitted for the plan's sites, if it did.
 
     Returns:
@@ -42,9 +43,17 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
         SurgeryError: If no layer would remain, a bypass is in place, or the result would not run or would differ from
             ``bypass``.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
+        PlanError: If the text is not a plan.
+        CompensationError: If the corrections were fitted for another model or plan.
+
+    Example:
+        >>> drop(model, "layer:1 ffn:3").config.num_hidden_layers
+        3
     """
+    plan = PruningPlan.of(plan)
     if not plan:
         return model
+    check_corrections(model, plan, corrections)
     found = dict(corrections or {})
     check_droppable(model, plan)
     plan = whole_layers(plan, found)
@@ -62,13 +71,14 @@ def drop(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = 
     return model
 
 
-def check_droppable(model: nn.Module, plan: PruningPlan) -> None:
+def check_droppable(model: nn.Module, plan: PruningPlan | str) -> None:
     """Refuse a plan that ``drop`` would refuse, without changing the model; this runs one small forward.
 
     Raises:
         SurgeryError: If no layer would remain, a bypass is in place, or a site cannot be replaced.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
     """
+    plan = PruningPlan.of(plan)
     if is_bypassed(model):
         raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before drop")
     depth, gone = len(find_encoder(model).layers), len(whole_layers(plan, {}).layers())

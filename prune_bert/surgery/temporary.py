@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from prune_bert.display import Displayed, Shown
 from prune_bert.plan import PruningPlan
 from prune_bert.stand_ins import ATTENTION_TYPE, Identity
+from prune_bert.surgery.fitted import check_corrections
 from prune_bert.surgery.probe import SurgeryError
 from prune_bert.surgery.snapshot import all_or_nothing
 from prune_bert.surgery.swaps import Corrections, Swap, put, swaps_for
@@ -17,7 +19,7 @@ from prune_bert.surgery.swaps import Corrections, Swap, put, swaps_for
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
 
-class Bypass(AbstractContextManager[nn.Module]):
+class Bypass(Displayed, AbstractContextManager[nn.Module]):
     """Stand-ins for one plan, ready to be put in place and taken out again, as often as wanted.
 
     Making it runs one small forward; entering and leaving only move references. Two of them nest when their
@@ -26,6 +28,7 @@ class Bypass(AbstractContextManager[nn.Module]):
 
     def __init__(self, model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> None:
         self._model = model
+        self._plan = plan
         self._swaps = swaps_for(model, plan, corrections)
         for swap in self._swaps:
             swap.stand_in.identity_temporary = True
@@ -53,6 +56,12 @@ class Bypass(AbstractContextManager[nn.Module]):
             self._entered = entered
         return self._model
 
+    def _shown(self) -> Shown:
+        place = "in place" if self._entered else "not in place"
+        facts = [("plan", repr(str(self._plan))), ("stand-ins", str(len(self._swaps)))]
+        rows = [(swap.path, type(swap.original).__name__) for swap in self._swaps]
+        return Shown(f"{type(self._model).__name__}, {place}", facts, ("module", "class"), rows)
+
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -73,7 +82,7 @@ class Bypass(AbstractContextManager[nn.Module]):
                 swap.original.to(device=device, dtype=dtype)  # type: ignore[call-overload]
 
 
-def bypass(model: nn.Module, plan: PruningPlan, corrections: Corrections | None = None) -> Bypass:
+def bypass(model: nn.Module, plan: PruningPlan | str, corrections: Corrections | None = None) -> Bypass:
     """Skip the sites of a plan while a ``with`` block runs.
 
     ``with bypass(model, plan):`` restores the model bit-exactly on leaving, also after an exception. Modes,
@@ -81,13 +90,21 @@ def bypass(model: nn.Module, plan: PruningPlan, corrections: Corrections | None 
 
     Args:
         model: A model of transformers, not wrapped by DDP or ``torch.compile``.
-        plan: What to skip; an empty plan changes nothing.
+        plan: What to skip, also as text such as ``"ffn:3"``; an empty plan changes nothing.
         corrections: What ``compensate`` fitted for the plan's sites, if it did.
 
     Raises:
         SurgeryError: If a site is not there, is pruned already, or cannot be imitated.
         ArchitectureError: If the model's layers cannot be found, or its family lacks a component.
+        PlanError: If the text is not a plan.
+        CompensationError: If the corrections were fitted for another model or plan.
+
+    Example:
+        >>> with bypass(model, "layer:2 ffn:3"):
+        ...     score = evaluate(model, rows, tokenizer)
     """
+    plan = PruningPlan.of(plan)
+    check_corrections(model, plan, corrections)
     return Bypass(model, plan, corrections)
 
 

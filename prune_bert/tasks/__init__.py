@@ -11,6 +11,7 @@ from prune_bert.tasks.metrics import (
     compute_metrics,
     confusion_matrix,
 )
+from prune_bert.tasks.rows import LabelWarning, Rows, as_task_data, task_data_for
 from prune_bert.tasks.table import GLUE_TASKS, TaskError, TaskSpec, find_task
 
 __all__ = [
@@ -18,13 +19,17 @@ __all__ = [
     "CORRELATIONS",
     "GLUE_TASKS",
     "METRICS",
+    "LabelWarning",
     "LocalMetric",
+    "Rows",
     "TaskData",
     "TaskError",
     "TaskSpec",
     "align_labels",
+    "as_task_data",
     "compute_metrics",
     "confusion_matrix",
     "find_task",
     "load_task",
+    "task_data_for",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from prune_bert.display import Displayed, Shown
 from prune_bert.tasks.labels import encode_labels, encode_numbers, is_missing
 from prune_bert.tasks.table import TaskError, TaskSpec, nearest
 from prune_bert.text_files import has_lone_surrogate
@@ -46,8 +47,8 @@ def table_from_rows(header: Sequence[str], rows: Sequence[Sequence[Any]], source
     return Table({name: [row[i] for row in rows] for i, name in enumerate(header)}, source)
 
 
-@dataclass(frozen=True)
-class TaskData:
+@dataclass(frozen=True, repr=False)
+class TaskData(Displayed):
     """One split of a task, ready to be tokenised.
 
     Attributes:
@@ -61,6 +62,11 @@ class TaskData:
     split: str
     dataset: datasets.Dataset
     source: str
+
+    def _shown(self) -> Shown:
+        labels = "" if "label" not in self.dataset.column_names else ", ".join(self.spec.labels) or "numbers"
+        facts = [("text", "+".join(self.spec.text_columns)), ("labels", labels), ("from", self.source)]
+        return Shown(f"{self.spec.name} {self.split}, {len(self.dataset):,} examples", facts)
 
 
 def to_task_data(

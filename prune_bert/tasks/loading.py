@@ -65,24 +65,38 @@ def load_task(
 
     Raises:
         TaskError: Something is missing, misspelt, malformed or contradictory.
+
+    Example:
+        >>> reviews = load_task("reviews", splits=["train", "validation"], max_samples={"train": 100})
+        >>> score = evaluate(model, reviews["validation"], tokenizer)
     """
     spec, samples = None if task_name is None else find_task(task_name), dict(max_samples or {})
     _check_request(spec, splits, samples, text_columns)
     read = _choose_reader(spec, data_dir, {"train": train_file, "validation": validation_file}, revision)
     tables = {split: read(split) for split in splits}
     if unlabelled:
-        tables, label_column = _with_placeholder(tables, (labels or ("0",))[0]), PLACEHOLDER_COLUMN
+        tables, label_column = with_placeholder(tables, (labels or ("0",))[0]), PLACEHOLDER_COLUMN
+    name = Path(data_dir or validation_file or train_file or "").absolute().stem
+    chosen, names = _chosen_spec(spec, name, tables, text_columns, label_column, labels)
+    return {split: to_task_data(table, chosen, split, names, samples.get(split)) for split, table in tables.items()}
+
+
+def _chosen_spec(
+    spec: TaskSpec | None,
+    name: str,
+    tables: Mapping[str, Table],
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    labels: Sequence[str] | None,
+) -> tuple[TaskSpec, Sequence[str]]:
+    """Return the task with the user's columns and labels, and what integers in the label column stand for."""
     if spec is None:
-        name = Path(data_dir or validation_file or train_file or "").absolute().stem
-        spec = chosen = _own_spec(name, tables, text_columns, label_column, labels)
-    else:
-        chosen = _override(spec, text_columns, label_column, labels)
-    return {
-        split: to_task_data(table, chosen, split, spec.labels, samples.get(split)) for split, table in tables.items()
-    }
+        own = own_spec(name, tables, text_columns, label_column, labels)
+        return own, own.labels
+    return _override(spec, text_columns, label_column, labels), spec.labels
 
 
-def _with_placeholder(tables: Mapping[str, Table], label: str) -> dict[str, Table]:
+def with_placeholder(tables: Mapping[str, Table], label: str) -> dict[str, Table]:
     """Give tables without labels a column of one label, to be replaced by whoever asked for it."""
     rows = {split: len(next(iter(table.columns.values()), ())) for split, table in tables.items()}
     return {
@@ -101,7 +115,7 @@ def _check_request(
         if count < 1:
             raise TaskError(f"max_samples for {split} is {count}; at least 1 is needed")
     if text_columns is not None:
-        _check_text_columns(spec, text_columns)
+        check_text_columns(spec, text_columns)
 
 
 def _require_split(spec: TaskSpec | None, split: str) -> None:
@@ -117,7 +131,7 @@ def _require_split(spec: TaskSpec | None, split: str) -> None:
         raise TaskError(f"no split {split!r} in {owner}{hint}; the splits are {', '.join(known)}")
 
 
-def _check_text_columns(spec: TaskSpec | None, names: Sequence[str]) -> None:
+def check_text_columns(spec: TaskSpec | None, names: Sequence[str]) -> None:
     """Refuse a wrong number of text columns, and names that would collide with ours.
 
     Raises:
@@ -220,7 +234,7 @@ def _override(
     )
 
 
-def _own_spec(
+def own_spec(
     name: str,
     tables: Mapping[str, Table],
     text_columns: Sequence[str] | None,
