@@ -120,9 +120,23 @@ def _run_command(command: str) -> str:
     from prune_bert.cli import main as prune_bert
 
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with _without_progress_bars(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         prune_bert(words)
     return printed.getvalue()
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Turn off the bars of transformers: the command line can do so only before transformers is imported."""
+    logging: Any = sys.modules.get("transformers.utils.logging")
+    if logging is None or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

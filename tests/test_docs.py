@@ -12,6 +12,8 @@ import yaml
 import prune_bert
 from prune_bert.cli import main
 from prune_bert.config import VERBS, load_config
+from prune_bert.importance import SCORERS
+from prune_bert.search import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -20,7 +22,7 @@ from run_examples import OUTPUT, blocks, commands, updated  # noqa: E402
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-WITH_COMMANDS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+WITH_COMMANDS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 LANGUAGES = {"python", "bash", "console", "yaml", "text"}
 TOOLS = {"mkdocs", "git", "scripts/quickstart", "scripts/test", ".venv/bin/python", ".venv/bin/pre-commit"}
 
@@ -123,6 +125,20 @@ def test_every_console_command_is_a_mistake_that_ends_with_one_line():
         output = block.partition(f"$ {last}\n")[2]
         assert output.startswith("error: ")
         assert output.count("\n") == 1
+
+
+def rows_below(page, heading):
+    """The cells of the table whose first column has this heading."""
+    table = page.partition(f"\n| {heading} |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_tables_of_scorers_and_strategies_are_true():
+    page = (DOCS / "choose.md").read_text()
+    shown = {name: row[-1] for row in rows_below(page, "scorer") for name in re.findall(r"`(\w+)`", row[0])}
+    assert SCORERS.keys() - shown.keys() <= {"alternate_odd", "alternate_even"}
+    assert all(shown[name] == ("yes" if SCORERS[name].needs_labels else "no") for name in shown)
+    assert {row[0].strip("`") for row in rows_below(page, "strategy")} == set(STRATEGIES)
 
 
 def files_of(nav):
