@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def updated(path: Path) -> str:
     changes: list[tuple[Block, str]] = []
     all_blocks = blocks(page)
     with _empty_folder():
-        for block, following in zip(all_blocks, [*all_blocks[1:], None], strict=True):
+        for block, following in zip_longest(all_blocks, all_blocks[1:]):
             if block.info == "python":
                 printed = run_python(block, path, page, names)
                 if following and following.info == OUTPUT:
