@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from prune_bert.architectures import find_encoder
 from prune_bert.storage import write_text
+from prune_bert.surgery.guard import unguarded
 from prune_bert.surgery.plain_form import plain_form, portable_obstacle
 from prune_bert.surgery.plain_state import accept_plain_state
 from prune_bert.surgery.probe import SurgeryError
@@ -61,7 +62,7 @@ def save_whole(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
     Raises:
         SurgeryError: The model is bypassed at the moment, or has to go to the hub in the compact form.
     """
-    save = type(model).save_pretrained
+    save = unguarded(type(model))
     if is_bypassed(model):
         raise SurgeryError("the model is bypassed at the moment; leave the `with bypass(...)` block before saving it")
     if getattr(model, "_hf_peft_config_loaded", False) or not pruning_record(model.config).current_stand_ins():

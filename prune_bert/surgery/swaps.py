@@ -22,6 +22,7 @@ from prune_bert.stand_ins import (
 )
 from prune_bert.surgery.declared import captured_attention, declared_attention, declared_weights
 from prune_bert.surgery.forms import learn_forms
+from prune_bert.surgery.guard import guard_saving
 from prune_bert.surgery.probe import Call, Observation, SurgeryError, observe
 from prune_bert.surgery.snapshot import all_or_nothing
 
@@ -95,6 +96,8 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
     parent = model.get_submodule(parent_path)
     if name not in parent._modules:
         raise SurgeryError(f"there is no module at {path!r}")
+    if isinstance(module, Identity):
+        guard_saving()
     parent._modules[name] = module
 
 
