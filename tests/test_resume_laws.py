@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
-import transformers
 from conftest import make_tiny_bert
 from test_training import toy_data
 
 from prune_bert.cli import main
 from prune_bert.pipeline import comparing, fingerprints, plan_values, pruning, searching, training
 from prune_bert.training import ResumeError, TrainSettings, loop, train
+from prune_bert.training import run as loop_run
 
 OFF = {"profile": "false", "save_model": "false", "measure_site_costs": "false"}
 
@@ -191,7 +191,7 @@ def test_the_loop_itself_refuses_another_config_and_another_version(tiny_bert, t
     other = make_tiny_bert(layer_norm_eps=0.1)
     with pytest.raises(ResumeError, match=r"model config\.layer_norm_eps was 1e-12 and is now 0\.1"):
         train(other, toy_data(32), tiny_tokenizer, knobs, state_dir=tmp_path)
-    monkeypatch.setattr(transformers, "__version__", "9.9")
+    monkeypatch.setattr(loop_run.transformers, "__version__", "9.9")
     with pytest.raises(ResumeError, match=r"versions\.transformers was .* and is now '9\.9'"):
         train(make_tiny_bert(), toy_data(32), tiny_tokenizer, knobs, state_dir=tmp_path)
 
