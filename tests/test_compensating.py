@@ -91,7 +91,7 @@ def test_the_saved_model_is_the_one_of_the_last_row(flags, capsys, changes, form
     assert (
         (form == "compact")
         == ("load_pruned loads it" in out)
-        == ("load_pruned" in (directory / "README.md").read_text())
+        == ("compact: plain transformers refuses it" in (directory / "README.md").read_text())
     )
     other = flags["output_dir"].with_name("score")
     given = {name: flags[name] for name in NAMES} | {"model_name_or_path": directory, "output_dir": other}

@@ -503,9 +503,9 @@ def test_comparisons_survive_json():
 
 def test_a_model_spread_over_devices_is_not_moved():
     model = torch.nn.Linear(2, 2)
-    inference._move(model, torch.device("meta"))
+    inference.move_to_device(model, torch.device("meta"))
     assert model.weight.device.type == "meta"
     spread = torch.nn.Linear(2, 2)
     spread.hf_device_map = SimpleNamespace()
-    inference._move(spread, torch.device("meta"))
+    inference.move_to_device(spread, torch.device("meta"))
     assert spread.weight.device.type == "cpu"

@@ -19,8 +19,9 @@ from conftest import WORDS, make_tiny_bert
 
 from prune_bert.architectures import ArchitectureError, find_encoder
 from prune_bert.errors import UserError
-from prune_bert.evaluation import EvaluationError, encode
+from prune_bert.evaluation import encode
 from prune_bert.evaluation import plans as plan_evaluation
+from prune_bert.evaluation.encoding import SharedWorkError
 from prune_bert.importance import (
     SCORERS,
     BlockScores,
@@ -181,7 +182,7 @@ def test_where_plans_cannot_share_work_the_loss_increase_takes_them_one_by_one(e
     shared = score_sites(tiny_bert, encoded, scorer="loss_increase")
 
     def refuse(*args, **kwargs):
-        raise EvaluationError("not this one")
+        raise SharedWorkError("not this one")
 
     monkeypatch.setattr(plan_evaluation, "evaluate_plans", refuse)
     np.testing.assert_allclose(

@@ -10,8 +10,6 @@ from torch import nn
 
 from prune_bert.checkpoint.sources import CheckpointError
 
-_NAMED = 3
-
 
 def check_shapes(name: str, model: nn.Module, info: Mapping[str, Any], *, beside: str = "") -> None:
     """Refuse tensors of another shape, in whose place transformers has put random ones.
@@ -32,14 +30,11 @@ def check_shapes(name: str, model: nn.Module, info: Mapping[str, Any], *, beside
     built = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     said = {str(item[0]): tuple(item[1]) for item in info["mismatched_keys"] if not isinstance(item, str)}
     stored = said or _stored_shapes(Path(name), wrong)  # transformers 4.57 says only which
-    named = "; ".join(
-        f"{key} is {stored.get(key, 'of another shape')}, and the model needs {built.get(key)}"
-        for key in wrong[:_NAMED]
-    )
-    more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    key, more = wrong[0], f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     raise CheckpointError(
-        f"cannot load the model {name!r}: its tensors have other shapes than its config.json says ({named}{more}); one "
-        "of the two belongs to another model"
+        f"cannot load the model {name!r}: its tensors have other shapes than its config.json says ({key} is "
+        f"{stored.get(key, 'of another shape')}, and the model needs {built.get(key)}{more}); one of the two belongs to "
+        "another model"
     )
 
 

@@ -82,7 +82,8 @@ class Workspace:
             fingerprint: What the finished steps depend on.
             resume: Take up what is there; otherwise start afresh.
             precious: A subdirectory of training checkpoints: another run's are not thrown away unasked.
-            training: What that training depends on: with steps of another fingerprint it is kept all the same.
+            training: What that training depends on, by default what the steps do: with steps of another fingerprint
+                it is kept all the same.
 
         Returns:
             Whether there are finished steps to resume from.
@@ -95,7 +96,9 @@ class Workspace:
         if self._accelerator.is_main_process:
             stored = Marker.parse(self._working.open(self._output))
             try:
-                wanted = Marker(fingerprint, training or {})
+                wanted = Marker(
+                    fingerprint, fingerprint if training is None and precious is not None else training or {}
+                )
                 resumed = self._take_up(stored if resume else None, wanted, precious if resume else None)
             except BaseException:
                 self._working.release()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prune_bert.storage import files
 from prune_bert.storage.files import OutputError
 from prune_bert.storage.locks import HeldLock
 from prune_bert.storage.manifest import enlist
@@ -39,23 +38,18 @@ def output_directory(
 
 
 def _check_can_be_made(path: Path, given: str | Path) -> None:
-    """Make the directories of a path that are missing, and remove them again: ``/proc`` says that it is writable.
+    """Write a file without a name beside it, which is gone at once: ``/proc`` only says that it is writable.
 
     Raises:
-        OutputError: One of them cannot be made.
+        OutputError: Nothing can be written there.
     """
-    made: list[Path] = []
+    parent = next(folder for folder in path.parents if folder.exists())
     try:
-        for folder in reversed([path, *path.parents]):
-            if not folder.exists() and files.make_directory(folder):
-                made.append(folder)
+        with tempfile.TemporaryFile(dir=parent):
+            pass
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"output_dir {str(given)!r} cannot be made there ({reason}); choose another") from error
-    finally:
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):  # another run has come, and works there
-                files.remove_directory(folder)
 
 
 @contextmanager
