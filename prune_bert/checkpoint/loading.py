@@ -104,10 +104,8 @@ def load_model(
     settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if name_or_path == MODEL_NAME:
         return _load_embedded(settings, new_head)
-    directory, commit = resolve(name_or_path), None
-    if directory is None:
-        directory = hub_snapshot(name_or_path, revision, allow_pickle)
-        commit = directory.name
+    local = resolve(name_or_path)
+    directory = hub_snapshot(name_or_path, revision, allow_pickle) if local is None else local
     stored = read_config(directory)
     check_depth(name_or_path, stored)
     if new_head is None and require_head:
@@ -115,19 +113,24 @@ def load_model(
     files = weight_files(directory, stored, allow_pickle)
     own_tokenizer = tokenizer_name is None or tokenizer_name == name_or_path
     tokenizer = _load_tokenizer(str(directory) if own_tokenizer else str(tokenizer_name), trust_remote_code)
-    labels = None if new_head is None else _head_labels(stored, new_head)
     if stored.get(CONFIG_KEY) is None:
         settings["trust_remote_code"] = trust_remote_code
         settings |= {"use_safetensors": True} if all(file.suffix == ".safetensors" for file in files) else {}
-    model, notes = _load_stored(directory, stored, settings, labels, require_head)
+    model, notes = _load_stored(directory, stored, settings, new_head, require_head)
     _check_vocabulary(model, tokenizer, name_or_path)
+    commit = directory.name if local is None else None
     return LoadedModel(model, tokenizer, name_or_path, notes, _lossless(model, stored), commit)
 
 
 def _load_stored(
-    directory: Path, stored: dict[str, Any], settings: dict[str, Any], labels: Sequence[str] | None, require_head: bool
+    directory: Path,
+    stored: dict[str, Any],
+    settings: dict[str, Any],
+    new_head: Sequence[str] | None,
+    require_head: bool,
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """Load a checkpoint, pruned or not; return the model and what a reader of its results should know."""
+    labels = None if new_head is None else _head_labels(stored, new_head)
     if stored.get(CONFIG_KEY) is None:
         model, notes = _load_classifier(str(directory), settings, labels, require_head)
         return model, (*notes, *_without_chunks(model))

@@ -33,8 +33,8 @@ def check_shapes(name: str, model: nn.Module, info: Mapping[str, Any], *, beside
     key, more = wrong[0], f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     raise CheckpointError(
         f"cannot load the model {name!r}: its tensors have other shapes than its config.json says ({key} is "
-        f"{stored.get(key, 'of another shape')}, and the model needs {built.get(key)}{more}); one of the two belongs to "
-        "another model"
+        f"{stored.get(key, 'of another shape')}, and the model needs {built.get(key)}{more}); one of the two belongs "
+        "to another model"
     )
 
 

@@ -96,9 +96,8 @@ class Workspace:
         if self._accelerator.is_main_process:
             stored = Marker.parse(self._working.open(self._output))
             try:
-                wanted = Marker(
-                    fingerprint, fingerprint if training is None and precious is not None else training or {}
-                )
+                state = fingerprint if training is None and precious is not None else training
+                wanted = Marker(fingerprint, state or {})
                 resumed = self._take_up(stored if resume else None, wanted, precious if resume else None)
             except BaseException:
                 self._working.release()

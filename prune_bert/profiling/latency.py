@@ -58,10 +58,9 @@ def profile_model(
 ) -> list[LatencyPoint]:
     """Time every variant at every batch size and sequence length; the first variant is the baseline.
 
-    There is a point for each setting and variant, settings outermost. Each round times each variant once, in
-    an order that changes from round to round, so that drift hits all of them. The speed-up is the ratio of the
-    medians with a 95 % percentile-bootstrap interval over rounds, both samples of a round resampled together
-    (Efron and Tibshirani 1993, section 13.3). No garbage is collected while the clock runs.
+    There is a point for each setting and variant, settings outermost. Each round times each variant once, in an order
+    that changes, so that drift hits all of them. The speed-up is the ratio of the medians with a 95 % percentile-
+    bootstrap interval over rounds, the samples of a round resampled together (Efron and Tibshirani 1993, section 13.3).
 
     Args:
         variants: Name to module, to a bypass or another context that yields one, or to a maker of contexts.
@@ -84,14 +83,12 @@ def profile_model(
         >>> points = profile_model({"baseline": model, "pruned": bypass(model, "layer:1-3")}, rounds=2)
     """
     _check(variants, batch_sizes, sequence_lengths, rounds, warmup, mixed_precision)
-    contexts = {name: _as_context(variant) for name, variant in variants.items()}
-    make = make_inputs or _seeded_inputs(device, seed)
-    grid, points = list(product(batch_sizes, sequence_lengths)), list[LatencyPoint]()
+    make, grid = make_inputs or _seeded_inputs(device, seed), list(product(batch_sizes, sequence_lengths))
+    contexts, points = {name: _as_context(one) for name, one in variants.items()}, list[LatencyPoint]()
     with _progress(progress, total=len(grid) * rounds) as tick:
         for batch_size, length in grid:
             bench = _Bench(contexts, batch_size, length, make, device, mixed_precision, clock)
-            forwards = bench.warm_up(warmup)
-            samples = bench.sample(rounds, forwards, tick)
+            samples = bench.sample(rounds, forwards := bench.warm_up(warmup), tick)
             points += _summarise(samples, batch_size, length, forwards, seed, n_resamples)
     return points
 
