@@ -76,7 +76,7 @@ class Encoder:
     reads_all_layers: tuple[str, ...] = ()
 
     def parts(self, component: str, norm: NormRule) -> tuple[Part, ...]:
-        """Give the parts of a layer that skip one of its sublayers, or the whole of it.
+        """Return the parts of a layer that skip one of its sublayers, or the whole of it.
 
         Raises:
             ArchitectureError: If only whole layers of this family are known.
@@ -91,7 +91,7 @@ class Encoder:
         return self.architecture.sublayers[component, norm]
 
     def ffn_linears(self, layer: int) -> tuple[nn.Linear, nn.Linear]:
-        """Give the two linear layers of a layer's FFN.
+        """Return the two linear layers of a layer's FFN.
 
         Raises:
             ArchitectureError: If only whole layers of this family are known.
@@ -202,7 +202,7 @@ def ffn_activation(config: Any) -> str | None:
 
 
 def ffn_width(config: Any) -> int:
-    """Give the number of neurons of a model's FFNs."""
+    """Return the number of neurons of a model's FFNs."""
     width: int = getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 0)
     return width
 

@@ -54,7 +54,7 @@ class CorrectionSpec:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as it stands in ``config.json``."""
+        """Return it as it stands in ``config.json``."""
         return asdict(self)
 
     @classmethod
@@ -107,7 +107,7 @@ class Correction(nn.Module):
         return len(self.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Give what is to be added to hidden states ``(batch, seq, hidden)``, of the same shape."""
+        """Return what is to be added to hidden states ``(batch, seq, hidden)``, of the same shape."""
         moved = self.bias.expand_as(hidden)
         if self.spec.rank is None:
             moved = moved + self.map(hidden)
@@ -153,11 +153,11 @@ class FittedSite:
     norm_bias: torch.Tensor | None = None
 
     def correction_like(self, weight: torch.Tensor) -> Correction:
-        """Give a copy of the correction on the device and in the type of a model's weight."""
+        """Return a copy of the correction on the device and in the type of a model's weight."""
         return copy.deepcopy(self.correction).to(weight)
 
     def norm_like(self, norm: nn.Module) -> nn.Module:
-        """Give a copy of a LayerNorm with what was refitted; the LayerNorm itself stays as it is."""
+        """Return a copy of a LayerNorm with what was refitted; the LayerNorm itself stays as it is."""
         refitted: Any = copy.deepcopy(norm)
         with torch.no_grad():
             for parameter, values in ((refitted.weight, self.norm_weight), (refitted.bias, self.norm_bias)):

@@ -181,7 +181,7 @@ class PruningPlan:
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plan as JSON-able data."""
+        """Return the plan as JSON-able data."""
         sites = [{"layer": site.layer, "component": site.component} for site in self.sites]
         return {"sites": sites, "norm": self.norm}
 
@@ -255,11 +255,11 @@ class PruningPlan:
         return self._combined(other, set(self.sites) - set(other.sites))
 
     def layers(self) -> tuple[int, ...]:
-        """Give the whole layers removed, ascending."""
+        """Return the whole layers removed, ascending."""
         return tuple(site.layer for site in self.sites if site.component == "layer")
 
     def sublayers(self) -> tuple[Site, ...]:
-        """Give the sublayer sites, in forward order."""
+        """Return the sublayer sites, in forward order."""
         return tuple(site for site in self.sites if site.component != "layer")
 
     def __repr__(self) -> str:

@@ -98,7 +98,7 @@ class ReturnForm:
 
 
 def self_attention_weights(hidden: torch.Tensor, heads: int) -> torch.Tensor:
-    """Give the attention weights of an identity: each token attends to itself alone.
+    """Return the attention weights of an identity: each token attends to itself alone.
 
     Args:
         hidden: Hidden states, ``(batch, seq, hidden)``.
@@ -176,7 +176,7 @@ class Identity(nn.Module, Displayed):
             known.add(self)
 
     def _value(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Give the identity's value, with the correction where there is one."""
+        """Return the identity's value, with the correction where there is one."""
         correction = cast("Correction | None", self._modules.get("correction"))
         if self.identity_value == "zero":
             return torch.zeros_like(hidden) if correction is None else correction(hidden)
@@ -227,7 +227,7 @@ _CLASSES: dict[type, type] = {}
 
 
 def _class_for(base: type) -> type:
-    """Give the subclass of ``Identity`` and of ``base``, or ``Identity`` alone for torch's own modules.
+    """Return the subclass of ``Identity`` and of ``base``, or ``Identity`` alone for torch's own modules.
 
     A ``Linear`` without a weight would break whoever looks for linear layers, and torch captures nothing by class.
     """
@@ -336,7 +336,7 @@ def index_of(module: nn.Module) -> int | None:
 
 
 def is_cache(value: object) -> bool:
-    """Tell whether an argument is a cache of keys and values of transformers."""
+    """Return whether an argument is a cache of keys and values of transformers."""
     return hasattr(value, "get_seq_length") and hasattr(value, "reorder_cache")
 
 

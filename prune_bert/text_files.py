@@ -60,7 +60,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Tell whether a text cannot be written as UTF-8: JSON's escapes and bytes of a command line can make one."""
+    """Return whether a text cannot be written as UTF-8: JSON's escapes and bytes of a command line can make one."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 

@@ -188,13 +188,13 @@ def _head_settings(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _head_labels(stored: dict[str, Any], labels: Sequence[str]) -> Sequence[str]:
-    """Give a head's labels in the order of the checkpoint's own, where it has just these."""
+    """Return a head's labels in the order of the checkpoint's own, where it has just these."""
     own = [str(label) for _, label in sorted((stored.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
     return own if sorted(own) == sorted(labels) else labels
 
 
 def _lossless(model: PreTrainedModel, stored: dict[str, Any]) -> torch.dtype:
-    """Give the type of the stored weights, or fp32 where the weights would not survive the cast to it."""
+    """Return the type of the stored weights, or fp32 where the weights would not survive the cast to it."""
     said = stored.get("dtype") or stored.get("torch_dtype") or "float32"
     dtype = getattr(torch, str(said).removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -249,7 +249,7 @@ def _without_chunks(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def tensor_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
-    """Give the size that a model's weights would have on disk in a type, in bytes."""
+    """Return the size that a model's weights would have on disk in a type, in bytes."""
     return sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
 
 

@@ -20,7 +20,7 @@ class CheckpointError(UserError, ValueError):
 
 
 def resolve(name_or_path: str) -> Path | None:
-    """Tell a local directory from a hub id.
+    """Distinguish a local directory from a hub id.
 
     Returns:
         The directory, or None where the name can only be a hub id.

@@ -31,7 +31,7 @@ _RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_R
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """Give the line and the exit code for what the user can mend, or None for a defect."""
+    """Return the line and the exit code for what the user can mend, or None for a defect."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted: the same command run again resumes where it stopped", INTERRUPTED_CODE
     if isinstance(error, UserError):
@@ -45,7 +45,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Tell what Python and torch raise where memory is short, without importing torch."""
+    """Return what Python and torch raise where memory is short, without importing torch."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -82,7 +82,7 @@ def settle_stdout() -> None:
 
 
 def process_index() -> int:
-    """Give the index among the processes of this run, 0 for the main one, without importing accelerate."""
+    """Return the index among the processes of this run, 0 for the main one, without importing accelerate."""
     for name in _RANK_VARIABLES:
         value = os.environ.get(name, "")
         if value.isdigit():

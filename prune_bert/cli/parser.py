@@ -106,7 +106,7 @@ def _refuse_unknown_verb(arguments: Sequence[str]) -> None:
 
 
 def _say_unknown(rest: Sequence[str], cls: type[Config]) -> str:
-    """Tell what is left over: flags that do not exist, or else words that belong to no flag."""
+    """Describe what is left over: flags that do not exist, or else words that belong to no flag."""
     flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
     if not flags:
         return f"stray words {' '.join(rest)!r}: put a value with spaces in quotes"

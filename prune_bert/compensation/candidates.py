@@ -104,7 +104,7 @@ class PlanFits:
         return Compensation(plan, work.corrections, work.fits, tuple(work.notes), num_hidden_layers=depth)
 
     def added(self, base: PruningPlan, plans: Sequence[PruningPlan]) -> list[Corrections]:
-        """Give corrections for plans that each remove one site more than a base does.
+        """Return corrections for plans that each remove one site more than a base does.
 
         The numbers for a plan do not depend on the others. A layer may take the place of its own sublayers.
 

@@ -65,7 +65,7 @@ class Moments:
         return self.cross[-1] / self.gram[-1, -1]
 
     def centred(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Give the sums about the means: ``(inputs, inputs)``, ``(inputs, outputs)`` and ``(outputs,)``."""
+        """Return the sums about the means: ``(inputs, inputs)``, ``(inputs, outputs)`` and ``(outputs,)``."""
         weight, x, y = self.gram[-1, -1], self.mean_input, self.mean_target
         gram = self.gram[:-1, :-1] - weight * torch.outer(x, x)
         return gram, self.cross[:-1] - weight * torch.outer(x, y), (self.square - weight * y * y).clamp_min(0)
@@ -126,5 +126,5 @@ def sums_device(device: torch.device) -> torch.device:
 
 
 def in_double(tensor: torch.Tensor) -> torch.Tensor:
-    """Give a tensor in float64, where it is to be summed."""
+    """Return a tensor in float64, where it is to be summed."""
     return tensor.to(sums_device(tensor.device)).double()

@@ -39,7 +39,7 @@ class Neurons:
         return len(self.inner)
 
     def fire(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Give their activations, ``(tokens, neurons)``, of ``(tokens, hidden)``."""
+        """Return their activations, ``(tokens, neurons)``, of ``(tokens, hidden)``."""
         fired: torch.Tensor = self.function(F.linear(inputs.to(self.inner), self.inner, self.inner_bias))
         return fired
 

@@ -162,7 +162,7 @@ class _Watch:
         return handles
 
     def target(self) -> Target:
-        """Give what was seen."""
+        """Return what was seen."""
         after = _seen_at(self._port, self._outputs)
         if self._port.residual_outside:
             after = _seen_at(self._port, self._inputs) + after

@@ -20,7 +20,7 @@ from prune_bert.surgery.probe import base_model_inputs, probing
 
 
 def reads_first_token_alone(model: nn.Module) -> bool:
-    """Tell whether a model's logits depend on the first token of its last layer alone, by changing the others.
+    """Return whether a model's logits depend on the first token of its last layer alone, by changing the others.
 
     This runs two small forwards. A model without logits, such as a base model, reads every token.
     """
@@ -49,7 +49,7 @@ def reads_first_token_alone(model: nn.Module) -> bool:
 
 
 def behind_attention(encoder: Encoder, plan: PruningPlan, run: Sequence[Site]) -> bool:
-    """Tell whether no attention stays behind a site of a plan, or behind a run of layers."""
+    """Return whether no attention stays behind a site of a plan, or behind a run of layers."""
     staying = [index for index in range(len(encoder.layers)) if _attention_stays(encoder, plan, index)]
     last, site = max(staying, default=-1), run[-1]
     return site.layer > last or (site.layer == last and site.component == "ffn")

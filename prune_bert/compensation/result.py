@@ -78,7 +78,7 @@ class Compensation(Displayed, FittedCorrections):
         self._corrections = dict(corrections)
 
     def __getitem__(self, site: Site) -> FittedSite:
-        """Give the correction of a site."""
+        """Return the correction of a site."""
         return self._corrections[site]
 
     def __iter__(self) -> Iterator[Site]:

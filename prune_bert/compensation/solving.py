@@ -150,7 +150,7 @@ class _Solved:
         self.basis = torch.linalg.eigh(half.T @ half)[1].flip(1)  # (hidden, hidden), the leading direction first
 
     def errors_by_rank(self, held_out: Moments) -> torch.Tensor:
-        """Give the squared error on other tokens of the fit of each rank from 1, ``(hidden,)``."""
+        """Return the squared error on other tokens of the fit of each rank from 1, ``(hidden,)``."""
         x, y = self._moments.mean_input, self._moments.mean_target
         weight, sum_x, sum_y = held_out.gram[-1, -1], held_out.gram[-1, :-1], held_out.cross[-1]
         gram = held_out.gram[:-1, :-1] - torch.outer(sum_x, x) - torch.outer(x, sum_x) + weight * torch.outer(x, x)
@@ -165,7 +165,7 @@ class _Solved:
 
 
 def _about(held_out: Moments, centre: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
-    """Give the squared error on some tokens of one value a channel, ``()``."""
+    """Return the squared error on some tokens of one value a channel, ``()``."""
     spread = held_out.square - 2 * centre * held_out.cross[-1] + held_out.gram[-1, -1] * centre * centre
     weighted: torch.Tensor = metric * metric * spread
     return weighted.sum()

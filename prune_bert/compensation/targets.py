@@ -49,12 +49,12 @@ def after_norm(port: Port, norm: ChannelMoments | None) -> Residual:
 
 
 def normalised(hidden: torch.Tensor, port: Port) -> torch.Tensor:
-    """Give ``(tokens, hidden)`` as the LayerNorm that stays makes them, before its scale and bias."""
+    """Return ``(tokens, hidden)`` as the LayerNorm that stays makes them, before its scale and bias."""
     return F.layer_norm(hidden, hidden.shape[-1:], eps=float(getattr(port.norm, "eps", _EPSILON)))
 
 
 def channel_weights(port: Port, *, after: bool) -> torch.Tensor:
-    """Give what an error in each channel counts for, ``(hidden,)``: before a LayerNorm, its scale."""
+    """Return what an error in each channel counts for, ``(hidden,)``: before a LayerNorm, its scale."""
     if port.norm is None or after:
         return torch.ones(port.width, dtype=torch.float64)
     scale = _own(port)[0].abs().cpu()

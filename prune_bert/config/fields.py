@@ -17,7 +17,7 @@ class Group(NamedTuple):
 
 
 def groups(cls: Any) -> tuple[Group, ...]:
-    """Give the fields of a configuration class by the option groups it is composed of, then its own."""
+    """Return the fields of a configuration class by the option groups it is composed of, then its own."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     found: list[Group] = []
     for part in [*cls.__bases__, cls]:
@@ -30,20 +30,20 @@ def groups(cls: Any) -> tuple[Group, ...]:
 
 
 def fields_in_order(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
-    """Give the fields of a configuration class in the order of its groups."""
+    """Return the fields of a configuration class in the order of its groups."""
     return tuple(field for group in groups(cls) for field in group.fields)
 
 
 def type_hints(cls: Any) -> dict[str, Any]:
-    """Give the type of each field by its name."""
+    """Return the type of each field by its name."""
     return get_type_hints(cls)
 
 
 def about(field: dataclasses.Field[Any]) -> About:
-    """Give a field's metadata."""
+    """Return a field's metadata."""
     return cast(About, field.metadata)
 
 
 def is_required(field: dataclasses.Field[Any]) -> bool:
-    """Tell whether a field has no default."""
+    """Return whether a field has no default."""
     return field.default is dataclasses.MISSING

@@ -74,7 +74,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def _unknown(cls: type[Config], name: str) -> str:
-    """Tell an unknown name: a slip of the pen, or a field of another verb."""
+    """Describe an unknown name: a misspelling, or a field of another verb."""
     elsewhere = [verb for verb, other in VERBS.items() if any(f.name == name for f in dataclasses.fields(other))]
     verb = next((verb for verb, other in VERBS.items() if other is cls), cls.__name__)
     if elsewhere:

@@ -21,7 +21,7 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers"}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Give ``", did you mean 'x'?"`` for the name that comes nearest, or nothing."""
+    """Return ``", did you mean 'x'?"`` for the name that comes nearest, or nothing."""
     matches = difflib.get_close_matches(name[:80].replace("-", "_"), list(names), n=1, cutoff=0.5)
     return f", did you mean {matches[0]!r}?" if matches else ""
 
@@ -35,17 +35,17 @@ def without_null(hint: Any) -> tuple[Any, bool]:
 
 
 def element(hint: Any) -> Any:
-    """Give the type of a list's elements, or the type itself where it is no list."""
+    """Return the type of a list's elements, or the type itself where it is no list."""
     return get_args(hint)[0] if get_origin(hint) is tuple else hint
 
 
 def is_list(hint: Any) -> bool:
-    """Tell whether a type is a list of values."""
+    """Return whether a type is a list of values."""
     return get_origin(without_null(hint)[0]) is tuple
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """Give the values that a type allows, where it lists them."""
+    """Return the values that a type allows, where it lists them."""
     inner = element(without_null(hint)[0])
     return get_args(inner) if get_origin(inner) is Literal else ()
 

@@ -141,7 +141,7 @@ def fitting_task(
 
 
 def references_of(data: TaskData) -> NDArray[Any]:
-    """Give the labels, ``(n,)``: class ids, or numbers."""
+    """Return the labels, ``(n,)``: class ids, or numbers."""
     return np.asarray(data.dataset["label"][:], np.float64 if data.spec.regression else np.int64)
 
 
@@ -193,7 +193,7 @@ def score_logits(
 def _intervals(
     spec: TaskSpec, predictions: NDArray[Any], references: NDArray[Any], n_resamples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Give the interval of each of the task's metrics."""
+    """Return the interval of each of the task's metrics."""
     resampled = resampled_metrics(
         spec.metrics,
         [predictions],

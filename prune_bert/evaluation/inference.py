@@ -131,7 +131,7 @@ def _accepted(model: nn.Module) -> set[str] | None:
 
 
 def attention_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Give 1 for a token and 0 for padding, ``(batch, seq)``."""
+    """Return 1 for a token and 0 for padding, ``(batch, seq)``."""
     if "attention_mask" in batch:
         return batch["attention_mask"]
     return torch.ones_like(next(iter(batch.values())))

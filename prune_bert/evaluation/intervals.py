@@ -56,7 +56,7 @@ def resampled_metrics(
 
 
 def interval(values: FloatArray) -> tuple[float, float]:
-    """Give the middle 95 % of resampled values; undefined ones do not count, and nan if all are."""
+    """Return the middle 95 % of resampled values; undefined ones do not count, and nan if all are."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return (float("nan"), float("nan"))

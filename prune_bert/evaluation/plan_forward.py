@@ -28,7 +28,7 @@ Replacements = Mapping[str, nn.Module]
 
 @contextmanager
 def plan_forward(model: nn.Module, tree: PlanTree) -> Iterator[Forward]:
-    """Give a forward of all plans of a tree; the model is restored bit-exactly on leaving, also after an exception.
+    """Return a forward of all plans of a tree; the model is restored bit-exactly on leaving, also after an exception.
 
     While it runs, a batch holds at most one hidden state a layer beside the embeddings, and for layers where plans
     differ only in the feed-forward sublayer one output of the attention. That bound does not grow with the plans.
@@ -175,14 +175,14 @@ class _Remembering(nn.Module):
         self.output: Any = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Give what the module returns."""
+        """Return what the module returns."""
         if self.output is None:
             self.output = self.module(*args, **kwargs)
         return self.output
 
 
 def _replacements(model: nn.Module, encoder: Encoder, tree: PlanTree) -> list[dict[LayerVariant, dict[str, nn.Module]]]:
-    """Give for each layer and each of its variants the modules to put in place, by path."""
+    """Return for each layer and each of its variants the modules to put in place, by path."""
     variants = [tree.variants(level) for level in range(tree.depth)]
     swaps = _stand_ins(model, encoder, variants)
     result = []

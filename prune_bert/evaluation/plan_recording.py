@@ -33,7 +33,7 @@ class LayerCall:
     kwargs: Mapping[str, Any]
 
     def with_hidden(self, hidden: torch.Tensor | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give the arguments with hidden states of ``(batch, seq, hidden)`` in their place."""
+        """Return the arguments with hidden states of ``(batch, seq, hidden)`` in their place."""
         position = self.argument.position
         if position < len(self.args):
             return (*self.args[:position], hidden, *self.args[position + 1 :]), dict(self.kwargs)

@@ -59,7 +59,7 @@ class PlanTree:
     end_of: tuple[int, ...]
 
     def variants(self, level: int) -> set[LayerVariant]:
-        """Give the variants of one layer that occur anywhere in the tree."""
+        """Return the variants of one layer that occur anywhere in the tree."""
         nodes = [self.root]
         for _ in range(level):
             nodes = [child for node in nodes for child in node.branches.values()]

@@ -80,7 +80,7 @@ class Tape(TorchFunctionMode):
         return result
 
     def replay(self, end: torch.Tensor) -> Replay:
-        """Give the way from the start to a tensor.
+        """Return the way from the start to a tensor.
 
         Raises:
             ReplayError: If the tensor is not among what was computed.

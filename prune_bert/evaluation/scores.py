@@ -24,7 +24,7 @@ class MetricValue(Displayed):
         return Shown(number(self.value), [("95 % interval", " to ".join(map(number, self.ci95)))])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; an undefined number becomes null."""
+        """Return it as JSON has it; an undefined number becomes null."""
         return {"value": _to_json(self.value), "ci95": [_to_json(bound) for bound in self.ci95]}
 
     @classmethod
@@ -75,7 +75,7 @@ class TaskScore(Displayed):
         return 0 if self.references.dtype.kind == "f" else self.logits.shape[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; `from_dict` gives every bit back."""
+        """Return it as JSON has it; `from_dict` gives every bit back."""
         return {
             "task": self.task,
             "split": self.split,
@@ -130,7 +130,7 @@ class Comparison(Displayed):
         return Shown("other minus baseline", facts, *_table(self.differences, sign=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it."""
+        """Return it as JSON has it."""
         return {
             "differences": {name: difference.to_dict() for name, difference in self.differences.items()},
             "right_to_wrong": self.right_to_wrong,

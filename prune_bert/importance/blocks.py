@@ -44,7 +44,7 @@ class BlockScores:
     seconds: float
 
     def best(self, length: int) -> PruningPlan:
-        """Give the plan that removes the block of so many layers that is worth least; of equals the later one.
+        """Return the plan that removes the block of so many layers that is worth least; of equals the later one.
 
         Raises:
             ImportanceError: No block of that length was scored.
@@ -57,7 +57,7 @@ class BlockScores:
         return PruningPlan(tuple(Site(layer) for layer in range(first, first + length)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; `from_dict` gives it back."""
+        """Return it as JSON has it; `from_dict` gives it back."""
         scores = [
             {"start": start, "length": length, **score.to_dict()} for (start, length), score in self.scores.items()
         ]

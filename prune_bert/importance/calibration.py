@@ -63,7 +63,7 @@ class Calibration:
         return self.examples
 
     def labels(self) -> NDArray[Any]:
-        """Give the examples' labels, ``(n,)``: class ids, or numbers.
+        """Return the examples' labels, ``(n,)``: class ids, or numbers.
 
         Raises:
             ImportanceError: There are none, or some are missing.

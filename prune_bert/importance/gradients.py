@@ -83,7 +83,7 @@ def _begin_graph(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _derivatives(loss: torch.Tensor, seen: list[Passage], sites: list[Ports], mask: torch.Tensor) -> torch.Tensor:
-    """Give the derivative of each example's loss by each site's gate, ``(batch, sites)``."""
+    """Return the derivative of each example's loss by each site's gate, ``(batch, sites)``."""
     gradients = torch.autograd.grad(loss, [passage.after for passage in seen])
     columns = []
     with torch.no_grad():

@@ -42,7 +42,7 @@ def _evaluated(calibration: Calibration, plans: Sequence[PruningPlan]) -> list[T
 
 
 def example_losses(score: TaskScore) -> NDArray[np.float64]:
-    """Give each example's loss, ``(n,)``."""
+    """Return each example's loss, ``(n,)``."""
     logits, targets = torch.from_numpy(score.logits).double(), torch.from_numpy(score.references)
     if not score.num_labels:
         losses = F.mse_loss(logits[:, 0], targets.double(), reduction="none")

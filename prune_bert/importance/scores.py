@@ -36,7 +36,7 @@ class Score:
     ci95: tuple[float, float] = (math.nan, math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; nan becomes null."""
+        """Return it as JSON has it; nan becomes null."""
         return {"value": self.value, "spread": self.spread, "ci95": [_to_json(bound) for bound in self.ci95]}
 
     @classmethod
@@ -77,11 +77,11 @@ class SiteScores(Displayed):
         return {site: score.value for site, score in self.scores.items()}
 
     def ranking(self) -> tuple[Site, ...]:
-        """Give the sites, the least important first: the order of removal. Of equal ones the later comes first."""
+        """Return the sites, the least important first: the order of removal. Of equal ones the later comes first."""
         return tuple(sorted(self.scores, key=lambda site: (self.scores[site].value, preference(PruningPlan((site,))))))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; `from_dict` gives it back."""
+        """Return it as JSON has it; `from_dict` gives it back."""
         scores = [
             {"layer": site.layer, "component": site.component, **score.to_dict()} for site, score in self.scores.items()
         ]
@@ -95,7 +95,7 @@ class SiteScores(Displayed):
 
 
 def certain(value: float) -> Score:
-    """Give a score that no data had a say in."""
+    """Return a score that no data had a say in."""
     return Score(value, 0.0, (value, value))
 
 

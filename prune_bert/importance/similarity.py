@@ -53,13 +53,13 @@ def contribution(calibration: Calibration) -> dict[Site, Score]:
 
 
 def cosine_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Give 1 minus the cosine of ``(..., hidden)`` vectors, exact also where they hardly differ."""
+    """Return 1 minus the cosine of ``(..., hidden)`` vectors, exact also where they hardly differ."""
     difference = F.normalize(before.float(), dim=-1) - F.normalize(after.float(), dim=-1)
     return difference.square().sum(-1) / 2
 
 
 def angular_distance(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Give the angle between ``(..., hidden)`` vectors in half turns, exact also where they hardly differ."""
+    """Return the angle between ``(..., hidden)`` vectors in half turns, exact also where they hardly differ."""
     one, other = F.normalize(before.float(), dim=-1), F.normalize(after.float(), dim=-1)
     return 2 / math.pi * torch.atan2((one - other).norm(dim=-1), (one + other).norm(dim=-1))
 

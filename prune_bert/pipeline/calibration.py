@@ -146,7 +146,7 @@ def longest_rows(data: TaskData, samples: int) -> TaskData:
 
 
 def _names(loaded: LoadedModel) -> dict[int, str]:
-    """Give the model's labels by id."""
+    """Return the model's labels by id."""
     names: dict[Any, str] = loaded.model.config.id2label or {}
     return {int(key): names[key] for key in sorted(names, key=int)}
 

@@ -104,7 +104,7 @@ def _weighed(run: PruneRun, name: str, state: AbstractContextManager[Any]) -> Mo
 
 
 def _checkpoint_bytes(run: PruneRun, name: str, state: AbstractContextManager[Any]) -> int:
-    """Give what a state that is not saved would weigh on disk, in the form in which the last one is saved.
+    """Return what a state that is not saved would weigh on disk, in the form in which the last one is saved.
 
     A portable checkpoint of a plan with ``norm=keep`` holds removed sublayers as zeros, so only whole layers count.
     """

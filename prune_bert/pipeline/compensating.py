@@ -32,7 +32,7 @@ COMPENSATION_FILE = "compensation.safetensors"
 
 
 def dropped_copy(model: PreTrainedModel, plan: PruningPlan, config: CompensationOptions) -> PreTrainedModel:
-    """Give a copy of a model that is dropped as the run will drop it, with corrections of random values.
+    """Return a copy of a model that is dropped as the run will drop it, with corrections of random values.
 
     What cannot work, for the family, the width or the form, is refused here, before minutes of work.
 

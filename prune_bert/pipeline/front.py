@@ -26,11 +26,11 @@ MOST_POINTS = 12
 
 
 def no_correction(site: Site) -> None:
-    """Give no site a correction."""
+    """Return no correction for any site."""
 
 
 def blank_corrections(plan: PruningPlan, blank: Blank) -> dict[Site, FittedSite]:
-    """Give every site of a plan a correction of the right shape, where there will be one."""
+    """Return a correction of the right shape for every site of a plan, where there will be one."""
     made = {site: blank(site) for site in plan}
     return {site: one for site, one in made.items() if one is not None}
 
@@ -127,7 +127,7 @@ def candidates(
 
 
 def shown_front(found: Sequence[Candidate], chosen: Candidate | None) -> tuple[list[Candidate], int]:
-    """Give the front, thinned out evenly where it is long, with the chosen plan; and how many it has in all."""
+    """Return the front, thinned out evenly where it is long, with the chosen plan; and how many it has in all."""
     front = list(pareto_front(found))
     whole = len(front)
     if whole > MOST_POINTS:

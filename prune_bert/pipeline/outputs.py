@@ -44,5 +44,5 @@ def write_config(config: Config, directory: Path) -> Path:
 
 
 def config_dict(config: Config) -> dict[str, Any]:
-    """Give a config as plain data."""
+    """Return a config as plain data."""
     return dataclasses.asdict(config)

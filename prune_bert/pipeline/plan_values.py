@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 
 Known = Callable[[Sequence[PruningPlan]], Sequence[Values]]
-"""Gives the values of plans, found before or now."""
+"""Returns the values of plans, found before or now."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class PlanScorer:
         )
 
     def values_of(self, score: TaskScore) -> Values:
-        """Give what a score on the calibration slice says of its plan."""
+        """Return what a score on the calibration slice says of its plan."""
         found = compare(self.baseline, score, n_resamples=self.config.n_resamples, seed=self.config.seed)
         name, metric = next(iter(score.metrics.items()))
         difference = found.differences[name]
@@ -89,7 +89,7 @@ class PlanScorer:
 
 
 def divergences(before: NDArray[np.float32], score: TaskScore) -> NDArray[np.float64]:
-    """Give what each example's prediction has moved from ``(n, num_outputs)`` logits of the unpruned model, ``(n,)``.
+    """Return what each example's prediction has moved from ``(n, num_outputs)`` logits of the unpruned model, ``(n,)``.
 
     The Kullback-Leibler divergence from its distribution over the classes; of regression, the squared difference.
     """

@@ -53,7 +53,7 @@ def settled_precision(config: AnyConfig) -> tuple[AnyConfig, tuple[str, ...]]:
 
 @contextmanager
 def own_accelerate_state() -> Iterator[None]:
-    """Give a run an accelerate state of its own, and put back the one that was there, whatever happens.
+    """Use an accelerate state of its own for a run, and put back the one that was there, whatever happens.
 
     accelerate keeps device and precision for the whole process, and refuses a second precision. Here a run may choose
     anew, accelerators made before keep theirs, and accelerators made later do not get this run's. A process group that

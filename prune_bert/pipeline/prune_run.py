@@ -77,7 +77,7 @@ class PruneRun:
         return self.loaded if self.original is None else self.original
 
     def states(self) -> dict[str, AbstractContextManager[Any]]:
-        """Give the states before anything is dropped, by the names of their rows: contexts to enter repeatedly."""
+        """Return the states before anything is dropped, by the names of their rows: contexts to enter repeatedly."""
         for one in (self.loaded, self.baseline):
             nn.Module.to(one.model, self.accelerator.device)
         if self.original is not None:

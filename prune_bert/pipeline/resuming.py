@@ -51,7 +51,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[C
 
 
 def keeps_training(directory: Path, name: str, stored: Marker | None, wanted: Marker) -> bool:
-    """Tell whether there is training on disk that this run continues; refuse to start where it is another run's.
+    """Return whether there is training on disk that this run continues; refuse to start where it is another run's.
 
     Args:
         directory: The working directory.

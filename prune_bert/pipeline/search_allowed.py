@@ -29,7 +29,7 @@ class SavablePlans:
         self._tried: set[int] = set()
 
     def __call__(self, plan: PruningPlan) -> bool:
-        """Tell whether a plan may be chosen."""
+        """Return whether a plan may be chosen."""
         return not self.obstacle(plan)
 
     def obstacle(self, plan: PruningPlan) -> str:

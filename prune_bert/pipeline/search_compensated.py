@@ -76,7 +76,7 @@ class CompensatedValues:
     _in_full: set[PruningPlan] = field(default_factory=set)
 
     def __call__(self, plans: Sequence[PruningPlan]) -> list[Values]:
-        """Give the values of plans that the search meets together."""
+        """Return the values of plans that the search meets together."""
         new = [plan for plan in plans if plan not in self.found]
         for plan in new:
             if not plan:

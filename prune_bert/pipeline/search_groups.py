@@ -45,7 +45,7 @@ def groups_of(plans: Sequence[PruningPlan]) -> list[PlanGroup]:
 
 
 def _bases(plan: PruningPlan) -> Iterator[PruningPlan]:
-    """Give every plan that one more site makes this one; a layer may have taken the place of its sublayers."""
+    """Return every plan that one more site makes this one; a layer may have taken the place of its sublayers."""
     for site in plan:
         rest = tuple(other for other in plan if other != site)
         yield PruningPlan(rest, plan.norm)

@@ -77,7 +77,7 @@ class SearchRun:
 
 
 def journal_path(config: SearchConfig) -> Path:
-    """Give the file beside ``output_dir`` in which a search that was killed finds what it had evaluated."""
+    """Return the file beside ``output_dir`` in which a search that was killed finds what it had evaluated."""
     return hidden(resolved(config.output_dir), JOURNAL)
 
 

@@ -145,7 +145,7 @@ def _announce(run: SearchRun, baseline: TaskScore) -> None:
 
 
 def _most_removed(run: SearchRun) -> int | None:
-    """Give how many sites may go: one whole layer always stays, or as many as the budget keeps."""
+    """Return how many sites may go: one whole layer always stays, or as many as the budget keeps."""
     if not run.choices.whole_layers:
         return run.config.max_removed
     most = run.depth - (run.config.keep_layers or 1)

@@ -108,7 +108,7 @@ def open_task(config: Any) -> TaskSession:
 
 
 def model_settings(config: ModelOptions) -> dict[str, Any]:
-    """Give the options of ``load_model`` that a config holds."""
+    """Return the options of ``load_model`` that a config holds."""
     return {
         "tokenizer_name": config.tokenizer_name,
         "revision": config.model_revision,

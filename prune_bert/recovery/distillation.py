@@ -82,7 +82,7 @@ class DistillationLoss:
         return (1 - self.label_weight) * losses + self.label_weight * own
 
     def fingerprint(self) -> dict[str, Any]:
-        """Tell what this loss depends on, for the checkpoints of a run that minimises it."""
+        """Return what this loss depends on, for the checkpoints of a run that minimises it."""
         return {
             "teacher": weights_fingerprint(self.teacher),
             "teacher config": config_fingerprint(self.teacher),

@@ -54,7 +54,7 @@ def remove_site(model: nn.Module, site: Site, gone: Sequence[Site], plan: Prunin
 
 
 def _whole_layers(sites: Sequence[Site], plan: PruningPlan) -> set[int]:
-    """Give the layers that are gone with these sites."""
+    """Return the layers that are gone with these sites."""
     layers = {site.layer for site in sites if site.component == "layer"}
     if plan.norm == "skip":
         attentions, ffns = ({site.layer for site in sites if site.component == c} for c in COMPONENTS[1:])

@@ -55,5 +55,5 @@ class SelectionScore:
         return -float(sum(gather_object([total]))) / len(self.examples.labels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Tell which rows decide."""
+        """Return which rows decide."""
         return {"selection examples": self.examples.fingerprint()}

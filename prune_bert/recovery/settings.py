@@ -29,7 +29,7 @@ class RecoveryError(UserError, ValueError):
 
 
 def _default_training() -> TrainSettings:
-    """Give the training loop's knobs with recovery's defaults."""
+    """Return the training loop's knobs with recovery's defaults."""
     known: dict[str, Any] = {knob.name: knob.default for knob in fields(RecoverOptions)}
     return TrainSettings(**{name: known[name] for name in _TRAINING if name in known})
 

@@ -269,7 +269,7 @@ def _front_legend(axes: Axes, report: SearchReport) -> None:
 
 
 def _with_titles(report: SearchReport, figure: Figure) -> str:
-    """Give each point of the drawing the plan's name as its title, which a browser shows on hovering."""
+    """Add the plan's name to each point of the drawing as its title, which a browser shows on hovering."""
     svg = as_inline_svg(figure, "front")
     for group, text in _titles(report):
         opening = f'<g id="front-{group}">'

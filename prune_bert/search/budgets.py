@@ -75,7 +75,7 @@ class Budget:
     sequence_length: int = BUDGET_SEQUENCE_LENGTH.field()
 
     def __bool__(self) -> bool:
-        """Tell whether anything is asked for."""
+        """Return whether anything is asked for."""
         return any(True for _ in self._asked())
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Budget:
             raise SearchError(f"the budget cannot be met: {'; '.join(conflicts)}")
 
     def shortfalls(self, candidate: Candidate) -> dict[str, float]:
-        """Give for each demand that a candidate misses by how much, relative to the demand.
+        """Return for each demand that a candidate misses by how much, relative to the demand.
 
         Raises:
             SearchError: What a demand speaks of was not measured for the candidate.

@@ -23,7 +23,7 @@ AnyPoint = TypeVar("AnyPoint", bound=Point)
 
 
 def pareto_front(points: Iterable[AnyPoint]) -> tuple[AnyPoint, ...]:
-    """Give the points that no other beats: none is both as accurate and as fast, and better in one of the two.
+    """Return the points that no other beats: none is both as accurate and as fast, and better in one of the two.
 
     Every point left out is beaten by one on the front, equals one on it in both (of equals the first given stays),
     or is not a number in one of the two.

@@ -72,7 +72,7 @@ class LatencyTable:
         return self.fixed_ms + self.depth * self.layer_ms
 
     def saved_ms(self, site: Site) -> float:
-        """Give what removing one site saves.
+        """Return what removing one site saves.
 
         Raises:
             SearchError: The model has no such layer, or the table no such sublayer.
@@ -96,11 +96,11 @@ class LatencyTable:
         return self.unpruned_ms / self.predict_ms(plan)
 
     def costs(self, sites: Iterable[Site]) -> dict[Site, float]:
-        """Give what each site saves in milliseconds, as strategies take it: at least 1 % of a layer."""
+        """Return what each site saves in milliseconds, as strategies take it: at least 1 % of a layer."""
         return {site: max(self.saved_ms(site), _LEAST_SHARE * self.layer_ms) for site in sites}
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; ``LatencyTable(**stored)`` reads it."""
+        """Return it as JSON has it; ``LatencyTable(**stored)`` reads it."""
         return dataclasses.asdict(self)
 
     @classmethod

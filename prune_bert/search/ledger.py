@@ -42,7 +42,7 @@ class Ledger:
         self._started = time.perf_counter()
 
     def __call__(self, plans: Iterable[PruningPlan]) -> list[Evaluated]:
-        """Give plans with their values, in the order given.
+        """Return plans with their values, in the order given.
 
         Raises:
             SearchError: The objective gives another number of values than there are plans.

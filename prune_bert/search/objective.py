@@ -10,7 +10,7 @@ from prune_bert.errors import UserError
 from prune_bert.plan import PruningPlan
 
 Objective = Callable[[Sequence[PruningPlan]], Sequence[float]]
-"""Gives each plan a number, a loss: lower is better. It gets many plans at once so that it can share their work, and
+"""Assigns each plan a number, a loss: lower is better. It gets many plans at once so that it can share their work, and
 its numbers must not depend on which plans come together. A number that is nan counts as the worst."""
 
 

@@ -60,7 +60,7 @@ POSITIONAL_ORDERS: Mapping[str, Callable[[int], tuple[int, ...]]] = MappingProxy
 
 
 def removal_order(name: str, depth: int) -> tuple[int, ...]:
-    """Give the layers of a model in the order in which they go.
+    """Return the layers of a model in the order in which they go.
 
     Raises:
         SearchError: There is no such order, or no layer.

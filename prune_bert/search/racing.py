@@ -32,7 +32,7 @@ from prune_bert.search.objective import Evaluated, SearchError
 from prune_bert.search.sites import forward_order, preference
 
 LossesOfBatch = Callable[[Sequence[PruningPlan], int], Sequence[Sequence[float]]]
-"""Gives for each plan the loss of every example of one calibration batch, the examples in one order for all plans."""
+"""Returns for each plan the loss of every example of one calibration batch, the examples in one order for all plans."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RaceResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it."""
+        """Return it as JSON has it."""
         return {
             "survivors": [{"plan": str(found.plan), "value": found.value} for found in self.survivors],
             "cut": [
@@ -199,7 +199,7 @@ def _check(num_plans: int, batches: int, keep: int, confidence: float) -> None:
 
 
 def _looks(batches: int) -> list[int]:
-    """Give the numbers of batches after which the race looks: 1, 2, 4, 8 ... and all."""
+    """Return the numbers of batches after which the race looks: 1, 2, 4, 8 ... and all."""
     return [2**power for power in range(batches.bit_length()) if 2**power < batches] + [batches]
 
 
@@ -226,7 +226,7 @@ def _beaten(
     level: float,
     saved: Callable[[PruningPlan], float],
 ) -> list[Cut]:
-    """Give the plans that each of the `keep` best rivals beats."""
+    """Return the plans that each of the `keep` best rivals beats."""
     means = {plan: _mean(losses[plan]) for plan in alive}
     savings = {plan: saved(plan) for plan in alive}
     ranked = sorted(alive, key=lambda plan: (means[plan], preference(plan)))
@@ -242,7 +242,7 @@ def _beaten(
 
 
 def paired_interval(losses: Sequence[float], rival: Sequence[float], level: float) -> tuple[float, float]:
-    """Give the two-sided Student t interval of the mean difference of two plans' losses on the same examples."""
+    """Return the two-sided Student t interval of the mean difference of two plans' losses on the same examples."""
     differences = [mine - other for mine, other in zip(losses, rival, strict=True)]
     n, mean = len(differences), _mean(differences)
     if n < 2:
@@ -253,7 +253,7 @@ def paired_interval(losses: Sequence[float], rival: Sequence[float], level: floa
 
 
 def student_t(probability: float, degrees: int) -> float:
-    """Give a quantile of Student's t, from the normal one (Abramowitz and Stegun 1964, 26.7.5).
+    """Return a quantile of Student's t, from the normal one (Abramowitz and Stegun 1964, 26.7.5).
 
     Off by less than 1 % from 10 degrees of freedom on, for the probabilities that a race uses.
     """

@@ -72,7 +72,7 @@ class SearchResult:
         return sum(len(race.cut) for race in self.races)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it; `from_dict` gives it back."""
+        """Return it as JSON has it; `from_dict` gives it back."""
         return {
             "strategy": self.strategy,
             "evaluated": _to_json(self.evaluated),

@@ -20,7 +20,7 @@ _SHARES: Mapping[Component, float] = {"layer": 2.0, "attention": 1.0, "ffn": 1.0
 
 
 def sites_of(depth: int, components: Sequence[Component] = ("layer",)) -> tuple[Site, ...]:
-    """Give the sites of some components in a model of so many layers, in forward order.
+    """Return the sites of some components in a model of so many layers, in forward order.
 
     Raises:
         SearchError: There is no layer or no component, or a component is unknown.
@@ -34,12 +34,12 @@ def sites_of(depth: int, components: Sequence[Component] = ("layer",)) -> tuple[
 
 
 def layer_sites(depth: int) -> tuple[Site, ...]:
-    """Give every whole layer."""
+    """Return every whole layer."""
     return sites_of(depth)
 
 
 def sublayer_sites(depth: int) -> tuple[Site, ...]:
-    """Give every sublayer: two a layer."""
+    """Return every sublayer: two a layer."""
     return sites_of(depth, ("attention", "ffn"))
 
 
@@ -51,7 +51,7 @@ def layers_left(plan: PruningPlan, depth: int) -> int:
 
 
 def checked_sites(sites: Iterable[Site]) -> tuple[Site, ...]:
-    """Give the sites in forward order.
+    """Return the sites in forward order.
 
     Raises:
         SearchError: There are none, or something else is among them.
@@ -139,5 +139,5 @@ def price(increase: float, saved: float) -> float:
 
 
 def increase(after: float, before: float) -> float:
-    """Give the difference of two losses, 0 where both are infinite."""
+    """Return the difference of two losses, 0 where both are infinite."""
     return 0.0 if after == before else after - before

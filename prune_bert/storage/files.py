@@ -148,7 +148,7 @@ def make_parents(path: Path) -> list[Path]:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file or a directory another name; a directory replaces none but an empty one."""
+    """Rename a file or a directory; a directory replaces none but an empty one."""
     before("rename", target)
     source.replace(target)
 

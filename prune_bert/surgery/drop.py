@@ -138,7 +138,7 @@ def _check_equal(model: nn.Module, plan: PruningPlan, model_type: str, expected:
 
 
 def _renumber(layers: nn.ModuleList) -> None:
-    """Tell the modules that know their own index (for a key-value cache) their new one."""
+    """Renumber the modules that know their own index (for a key-value cache)."""
     for index, layer in enumerate(layers):
         for module in layer.modules():
             for name in INDEX_NAMES:

@@ -101,7 +101,7 @@ def _place_of_hidden(owner: str, items: Sequence[Any], shape: torch.Size, *, ask
 def _role(
     item: Any, given: Sequence[tuple[Argument, Any]], weights: Sequence[torch.Tensor], asked_for: torch.Size | None
 ) -> Role | None:
-    """Tell what an item is; None if that is not known.
+    """Return what an item is; None if that is not known.
 
     Args:
         item: The item.

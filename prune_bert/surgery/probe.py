@@ -59,7 +59,7 @@ _FAULTS = (AssertionError, AttributeError, ImportError, LookupError, NameError, 
 
 
 def base_model_inputs(model: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
-    """Give the base model of a transformers model (all layers live in it) and small inputs for it.
+    """Return the base model of a transformers model (all layers live in it) and small inputs for it.
 
     Raises:
         SurgeryError: If the model offers no dummy inputs, and its config does not say what shape its inputs have.

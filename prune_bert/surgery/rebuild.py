@@ -79,7 +79,7 @@ class Rebuilding:
         return ""
 
     def allowed(self, plan: PruningPlan) -> bool:
-        """Tell whether the model could be saved without a plan's layers."""
+        """Return whether the model could be saved without a plan's layers."""
         return not self.obstacle(plan)
 
     def _kind(self, layer: nn.Module) -> int:
@@ -93,7 +93,7 @@ class Rebuilding:
         return "" if kind == other else _difference(self._kinds[kind], self._kinds[other])
 
     def _build(self, depth: int) -> list[int] | str:
-        """Give the kinds of the layers that transformers builds at a depth, or why it cannot."""
+        """Return the kinds of the layers that transformers builds at a depth, or why it cannot."""
         if depth not in self._built:
             try:
                 self._built[depth] = [self._kind(layer) for layer in _empty_layers(self._model, self._encoder, depth)]
@@ -131,7 +131,7 @@ def whole_layers(plan: PruningPlan, corrections: Collection[Site]) -> PruningPla
 
 
 def per_layer_lists(config: Any, depth: int, kept: Sequence[int]) -> dict[str, Any]:
-    """Give the shortened lists of a config that hold one entry a layer, such as ``layer_types``."""
+    """Return the shortened lists of a config that hold one entry a layer, such as ``layer_types``."""
     lists = {name: value for name, value in vars(config).items() if isinstance(value, list) and "layer" in name}
     found: dict[str, Any] = {
         name: [value[index] for index in kept] for name, value in lists.items() if len(value) == depth

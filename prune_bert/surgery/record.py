@@ -42,11 +42,11 @@ class PruningRecord:
         return tuple(index for index in range(self.original_num_hidden_layers) if index not in gone)
 
     def current_stand_ins(self) -> PruningPlan:
-        """Give the sites that left a stand-in, in the numbering of the model as it is now."""
+        """Return the sites that left a stand-in, in the numbering of the model as it is now."""
         return PruningPlan(tuple(self._now(site) for site in self._standing()), self.plan.norm)
 
     def current_corrections(self) -> dict[Site, CorrectionSpec]:
-        """Give the shapes of the corrections, in the numbering of the model as it is now."""
+        """Return the shapes of the corrections, in the numbering of the model as it is now."""
         return {self._now(site): self.corrections[site] for site in self._standing() if site in self.corrections}
 
     def with_corrections(self, corrections: Mapping[Site, CorrectionSpec]) -> PruningRecord:
@@ -77,7 +77,7 @@ class PruningRecord:
         return Site(self.original_layer_indices.index(site.layer), site.component)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the record as it stands in ``config.json``."""
+        """Return the record as it stands in ``config.json``."""
         found: dict[str, Any] = {
             "plan": str(self.plan),
             "original_num_hidden_layers": self.original_num_hidden_layers,

@@ -102,7 +102,7 @@ def put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def hidden_argument(module: nn.Module, call: Call) -> Argument:
-    """Tell which argument of a module is the one that an identity returns.
+    """Return which argument of a module is the one that an identity returns.
 
     That is the residual where the module adds it itself (BERT's ``output`` takes two arguments), and the first
     tensor otherwise.

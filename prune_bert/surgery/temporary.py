@@ -109,7 +109,7 @@ def bypass(model: nn.Module, plan: PruningPlan | str, corrections: Corrections |
 
 
 def is_bypassed(model: nn.Module) -> bool:
-    """Tell whether a bypass is in place on this model."""
+    """Return whether a bypass is in place on this model."""
     return any(isinstance(module, Identity) and module.identity_temporary for module in model.modules())
 
 

@@ -15,7 +15,7 @@ from prune_bert.tasks.table import GLUE_TASKS, TaskError
 
 
 def align_labels(data: TaskData, id2label: Mapping[Any, str]) -> tuple[TaskData, str | None]:
-    """Give the data the label ids of a model.
+    """Renumber the labels of data as a model numbers them.
 
     Where both name their classes and the names agree (case, `-`, `_` and spaces aside), the data are
     relabelled to the model's order. Where only one of them names its classes (`LABEL_0` and plain numbers are
@@ -57,7 +57,7 @@ def align_labels(data: TaskData, id2label: Mapping[Any, str]) -> tuple[TaskData,
 
 
 def reorder(data: TaskData, names: Sequence[str]) -> TaskData:
-    """Give data whose labels are among `names` the ids of that order."""
+    """Renumber data whose labels are among `names` in that order."""
     place = {normal(name): i for i, name in enumerate(names)}
     new_ids = [place[normal(label)] for label in data.spec.labels]
     columns = {name: data.dataset[name][:] for name in data.dataset.column_names}

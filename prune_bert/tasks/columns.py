@@ -129,7 +129,7 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
 
 
 def label_values(table: Table, name: str) -> Sequence[Any]:
-    """Give a label column whose values are single ones.
+    """Return a label column whose values are single ones.
 
     Raises:
         TaskError: A value is a list or a mapping.

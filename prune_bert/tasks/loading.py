@@ -97,7 +97,7 @@ def _chosen_spec(
 
 
 def with_placeholder(tables: Mapping[str, Table], label: str) -> dict[str, Table]:
-    """Give tables without labels a column of one label, to be replaced by whoever asked for it."""
+    """Add a column of one label to tables without labels, to be replaced by whoever asked for it."""
     rows = {split: len(next(iter(table.columns.values()), ())) for split, table in tables.items()}
     return {
         split: replace(table, columns={**table.columns, PLACEHOLDER_COLUMN: [label] * rows[split]})

@@ -46,12 +46,12 @@ def confusion_matrix(predictions: ArrayLike, references: ArrayLike, num_labels: 
 
 
 def accuracy(confusion: IntArray) -> FloatArray:
-    """Give the share of examples on the diagonal of ``(..., k, k)`` counts."""
+    """Return the share of examples on the diagonal of ``(..., k, k)`` counts."""
     return _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
 
 
 def f1(confusion: IntArray) -> FloatArray:
-    """Give the F1 score of class 1, the positive one, from ``(..., 2, 2)`` counts.
+    """Return the F1 score of class 1, the positive one, from ``(..., 2, 2)`` counts.
 
     Raises:
         TaskError: There are more than two classes.
@@ -63,7 +63,7 @@ def f1(confusion: IntArray) -> FloatArray:
 
 
 def matthews_correlation(confusion: IntArray) -> FloatArray:
-    """Give the Matthews correlation, of any number of classes (Gorodkin 2004) from ``(..., k, k)`` counts."""
+    """Return the Matthews correlation, of any number of classes (Gorodkin 2004) from ``(..., k, k)`` counts."""
     counts = confusion.astype(np.float64)  # the products below pass 2**63 at a few billion examples
     predicted, actual = counts.sum(-2), counts.sum(-1)
     total, correct = counts.sum((-2, -1)), np.trace(counts, axis1=-2, axis2=-1)
@@ -73,7 +73,7 @@ def matthews_correlation(confusion: IntArray) -> FloatArray:
 
 
 def pearson(predictions: ArrayLike, references: ArrayLike) -> FloatArray:
-    """Give Pearson's correlation of two ``(..., n)`` arrays; nan where one is constant."""
+    """Return Pearson's correlation of two ``(..., n)`` arrays; nan where one is constant."""
     x, y = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
     constant = (x == x[..., :1]).all(-1) | (y == y[..., :1]).all(-1)
     x, y = _unit(x), _unit(y)
@@ -81,7 +81,7 @@ def pearson(predictions: ArrayLike, references: ArrayLike) -> FloatArray:
 
 
 def spearmanr(predictions: ArrayLike, references: ArrayLike) -> FloatArray:
-    """Give Spearman's rank correlation along the last axis; ties share their mean rank."""
+    """Return Spearman's rank correlation along the last axis; ties share their mean rank."""
     return pearson(rankdata(predictions, axis=-1), rankdata(references, axis=-1))
 
 
@@ -125,7 +125,7 @@ def _from_labels(metric: Callable[[IntArray], FloatArray]) -> Callable[..., Floa
 
 
 def _along_axis(metric: Callable[[ArrayLike, ArrayLike], FloatArray]) -> Callable[..., FloatArray]:
-    """Give a function of the last axis an `axis` argument."""
+    """Add an `axis` argument to a function of the last axis."""
 
     def compute(predictions: ArrayLike, references: ArrayLike, axis: int = -1) -> FloatArray:
         return metric(np.moveaxis(np.asarray(predictions), axis, -1), np.moveaxis(np.asarray(references), axis, -1))

@@ -182,7 +182,7 @@ def _read_mrpc(folder: Path, split: str) -> Table:
 
 
 def _mrpc_held_out(folder: Path) -> tuple[set[tuple[str, ...]], str]:
-    """Give the pairs of ids of GLUE's validation split, where the folder tells, and which file told."""
+    """Return the pairs of ids of GLUE's validation split, where the folder tells, and which file told."""
     ids, dev = folder / "dev_ids.tsv", folder / "dev.tsv"
     if ids.is_file():
         lines = read_text(ids).splitlines()

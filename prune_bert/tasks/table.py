@@ -86,7 +86,7 @@ def find_task(name: str) -> TaskSpec:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Give `, did you mean 'x'?` for the nearest of the names, or nothing where none is near."""
+    """Return `, did you mean 'x'?` for the nearest of the names, or nothing where none is near."""
     by_folded = {other.casefold(): other for other in names}
     found = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
     return f", did you mean {by_folded[found[0]]!r}?" if found else ""

@@ -23,11 +23,11 @@ def since_best(validations: Validations) -> int:
 
 
 def is_new_best(validations: Validations) -> bool:
-    """Tell whether the newest validation is better than all before it."""
+    """Return whether the newest validation is better than all before it."""
     best = best_of(validations)
     return best is not None and best[0] == validations[-1][0]
 
 
 def should_stop(validations: Validations, patience: int | None) -> bool:
-    """Tell whether as many validations in a row as ``patience`` says have brought nothing better."""
+    """Return whether as many validations in a row as ``patience`` says have brought nothing better."""
     return patience is not None and since_best(validations) >= patience

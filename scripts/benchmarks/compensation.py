@@ -102,7 +102,7 @@ def run(
 def _data(
     loaded: LoadedModel, task: str, data_dir: str | None, samples: int, *, longest: bool
 ) -> tuple[EncodedTask, ...]:
-    """Give rows of train to fit to, as many others of train to judge by, and the validation data."""
+    """Return rows of train to fit to, as many others of train to judge by, and the validation data."""
     labels = loaded.model.config.id2label
     limits = {} if longest else {"train": 2 * samples}
     splits = load_task(task, data_dir=data_dir, splits=("train", "validation"), max_samples=limits)

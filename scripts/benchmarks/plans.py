@@ -235,7 +235,7 @@ def _padded(
 
 
 def _timed(name: str, work: Callable[[], Any]) -> tuple[Json, Any]:
-    """Give the seconds on the wall and those of the processor, which others on the machine disturb less."""
+    """Return the seconds on the wall and those of the processor, which others on the machine disturb less."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return {f"{name}_s": time.perf_counter() - wall, f"{name}_cpu_s": time.process_time() - cpu}, result
@@ -246,7 +246,7 @@ def _scaled(seconds: Json, factor: float) -> Json:
 
 
 def _equal(ours: Sequence[TaskScore], others: Sequence[TaskScore]) -> bool:
-    """Tell whether logits are equal to the last bit."""
+    """Return whether logits are equal to the last bit."""
     return all(np.array_equal(a.logits, b.logits) for a, b in zip(ours, others, strict=True))
 
 
@@ -265,7 +265,7 @@ def _summary(plans: int, layer_passes: tuple[int, ...], data: TaskData, rounds: 
 
 
 def _subsets(depth: int) -> list[PruningPlan]:
-    """Give all subsets of the layers; the complement of plan ``i`` is the one as far from the end."""
+    """Return all subsets of the layers; the complement of plan ``i`` is the one as far from the end."""
     return [PruningPlan(tuple(Site(layer) for layer in range(depth) if i >> layer & 1)) for i in range(2**depth)]
 
 

@@ -47,7 +47,7 @@ def run(rounds: int = 10, layers: int = 12, hidden_size: int = 768) -> dict[str,
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> dict[str, float]:
-    """Give the median of the rounds' own ratios with a 95 % bootstrap interval: rounds are what is interleaved."""
+    """Return the median of the rounds' own ratios with a 95 % bootstrap interval: rounds are what is interleaved."""
     ratios = above / below
     draws = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
