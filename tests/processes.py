@@ -1,10 +1,11 @@
-"""A run in a process of its own that kills itself at a known point, so that no clock decides where it ends."""
+"""Runs in processes of their own: two in a group on a free port, or one that kills itself at a known point."""
 
 from __future__ import annotations
 
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,19 @@ kill_in_call({target!r}, lambda: {condition})
 from prune_bert.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def two_processes() -> list[str]:
+    """Return the launcher of a group of two processes, on a port that is free, as the beginning of a command.
+
+    Their rendezvous is the static one: that of ``--standalone`` takes a process for dead that a busy machine lets
+    miss a heartbeat of a few seconds.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = ["--master_addr", "127.0.0.1", "--master_port", port]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *place]
 
 
 def kill_in_call(target: str, condition: Callable[[], bool]) -> None:

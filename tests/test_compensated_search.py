@@ -5,14 +5,13 @@ import math
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from processes import run_until_killed
+from processes import run_until_killed, two_processes
 
 from prune_bert import PruningPlan, bypass, evaluate, load_task
 from prune_bert.cli import main
@@ -407,7 +406,7 @@ def test_several_processes_find_what_one_finds(flags, capsys, tmp_path):
     changes = {"strategy": "exhaustive", "max_removed": 2}
     run(flags, capsys, **changes)
     other = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = two_processes()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [*launcher, "-m", "prune_bert", *words(flags, output_dir=other, **changes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)

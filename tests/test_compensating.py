@@ -4,13 +4,12 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
-from processes import run_until_killed
+from processes import run_until_killed, two_processes
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 from transformers import AutoModelForSequenceClassification
 
@@ -210,7 +209,7 @@ def test_rows_without_labels_are_compensated_too(flags, capsys, tmp_path):  # no
 def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa: F811
     run("prune", flags, capsys, profile="false", **COMPENSATED)
     one = read_report(flags["output_dir"])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = two_processes()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     given = words("prune", flags, profile="false", output_dir=tmp_path / "two", **COMPENSATED)[1:]
     command = [*launcher, str(ROOT / "scripts" / "prune.py"), *given]

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import itertools
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 import transformers
 from conftest import make_tiny_bert
 from families import FAMILIES, build
+from processes import two_processes
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
@@ -577,7 +577,7 @@ def test_two_processes_equal_one(tiny_tokenizer, tmp_path):
     tiny_tokenizer.save_pretrained(vocab)
     tests = Path(__file__).parent
     script.write_text(PROCESS.format(tests=str(tests), root=str(tests.parent), vocab=str(vocab), out=str(out)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    launch = [*two_processes(), str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     model = make_tiny_bert()

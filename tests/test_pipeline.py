@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from processes import run_until_killed
+from processes import run_until_killed, two_processes
 
 from prune_bert import PruningPlan, RunConfig, bypass, load_model, load_task, prune
 from prune_bert.cli import main
@@ -353,7 +353,7 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):
     run("prune", flags, capsys)
     one = read_report(flags["output_dir"] / "report.json")
     two_dir = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = two_processes()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [*launcher, str(ROOT / "scripts" / "prune.py"), *words("prune", flags, output_dir=two_dir)[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)

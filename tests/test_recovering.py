@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
-from processes import run_until_killed
+from processes import run_until_killed, two_processes
 from test_compensating import COMPENSATED, NAMES, figures, killed
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 
@@ -256,7 +255,7 @@ def test_two_processes_give_the_results_of_one(flags, tmp_path, capsys):  # noqa
     given |= {"per_device_train_batch_size": 4}
     run("recover", flags, capsys, **given, gradient_accumulation_steps=2)
     one = read_report(flags["output_dir"])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = two_processes()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     typed = words("recover", flags, **given | {"output_dir": tmp_path / "two"})
     command = [*launcher, "-m", "prune_bert", *typed]

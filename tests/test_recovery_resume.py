@@ -3,13 +3,12 @@
 import copy
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_bert
-from processes import run_code_until_killed
+from processes import run_code_until_killed, two_processes
 from test_recovery import PLAN, settings
 from test_training import NO_DROPOUT, light, toy_data  # noqa: F401 - light is a fixture
 from test_training_resume import InterruptionError, assert_same_weights
@@ -185,7 +184,7 @@ def test_two_processes_equal_one(tiny_tokenizer, tmp_path):
     script.write_text(
         PROCESS.format(tests=str(TESTS), root=str(TESTS.parent), vocab=str(tmp_path / "tokenizer"), out=str(tmp_path))
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    launch = [*two_processes(), str(script)]
     done = subprocess.run(
         launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import yaml
-from processes import run_until_killed
+from processes import run_until_killed, two_processes
 
 from prune_bert import PruningPlan
 from prune_bert.cli import main
@@ -309,7 +309,7 @@ def test_several_processes_find_what_one_finds(flags, capsys, tmp_path):
     run("search", flags, capsys, strategy="exhaustive")
     alone = result(flags)
     other = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = two_processes()
     launcher += ["-m", "prune_bert"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [*launcher, *words("search", flags, strategy="exhaustive", output_dir=other)]
