@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ a an the of and or but not never film story actor scene plot line this that it i
 good great fine bright bad dull weak slow long short warm cold sharp flat loud quiet rich poor funny sad
 i you he she they we my your with without for from to in on at by as all any some no yes more less most
 """.split()
-
-
-def torchrun(*arguments, processes=2):
-    """The command that runs a script, or ``-m module``, in several processes that meet at a free port."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *launch, *map(str, arguments)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,10 +1,11 @@
-"""A run in a process of its own that kills itself at a known point, so that no clock decides where it ends."""
+"""Runs in processes of their own: two in a group on a free port, or one that kills itself at a known point."""
 
 from __future__ import annotations
 
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,20 @@ kill_in_call({target!r}, lambda: {condition})
 from prune_bert.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def torchrun(*arguments: object, processes: int = 2) -> list[str]:
+    """Return the command that runs a script, or ``-m module``, in a group of processes on a port that is free.
+
+    Their rendezvous is the static one: that of ``--standalone`` takes a process for dead that a busy machine lets
+    miss a heartbeat of a few seconds.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = ["--master_addr", "127.0.0.1", "--master_port", port]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), *place]
+    return [*launcher, *map(str, arguments)]
 
 
 def kill_in_call(target: str, condition: Callable[[], bool]) -> None:

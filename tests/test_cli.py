@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from processes import torchrun
 
 from prune_bert.cli import failures, main
 from prune_bert.cli.noise import quiet_libraries
@@ -354,7 +355,7 @@ def test_two_processes_that_fail_alike_print_one_line(slow_process, tmp_path):
         "failures.SECONDS_FOR_MAIN_PROCESS = 600.0\n"  # so that no load of the machine makes the main one too late
         "sys.exit(main(['prune', '--seed', 'x']))\n"
     )
-    done = python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script), timeout=600)
+    done = python(*torchrun(script)[1:], timeout=600)
     assert done.returncode != 0
     assert len(re.findall(r"^error: ", done.stderr, re.MULTILINE)) == 1
     assert "(on process" not in done.stderr

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import torchrun
-from processes import run_until_killed
+from processes import run_until_killed, torchrun
 
 from prune_bert import PruningPlan, bypass, evaluate, load_task
 from prune_bert.cli import main

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import make_tiny_bert, torchrun
+from conftest import make_tiny_bert
 from families import FAMILIES, build
+from processes import torchrun
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 

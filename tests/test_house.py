@@ -126,3 +126,13 @@ def test_importing_costs_no_torch(module):
 
 def test_no_module_is_a_lumber_room():
     assert not {"utils", "common", "helpers", "misc"} & {path.stem for path in SOURCES}
+
+
+CLOCKS = ("time.perf_counter(", "time.monotonic(", "time.time(", "--standalone", '"--master_port", "')
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_no_test_hangs_on_a_clock_or_a_port(path):
+    """A deadline or a ratio of times fails on a busy machine: tests/processes.py has what to use in their place."""
+    if path != Path(__file__):
+        assert not [word for word in CLOCKS if word in path.read_text().replace("``--standalone``", "")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from conftest import torchrun
+from processes import torchrun
 
 from prune_bert import PruningPlan, bypass, evaluate, load_model, load_task
 from prune_bert.evaluation import EvaluationError, encode, evaluate_each, plan_forward

@@ -9,8 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
-from conftest import torchrun
-from processes import run_until_killed
+from processes import run_until_killed, torchrun
 from test_compensating import COMPENSATED, NAMES, figures, killed
 from test_pipeline import ROOT, flags, run, words  # noqa: F401 - flags is a fixture
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tiny_bert, torchrun
-from processes import run_code_until_killed
+from conftest import make_tiny_bert
+from processes import run_code_until_killed, torchrun
 from test_recovery import PLAN, settings
 from test_training import NO_DROPOUT, light, toy_data  # noqa: F401 - light is a fixture
 from test_training_resume import InterruptionError, assert_same_weights

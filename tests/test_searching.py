@@ -11,8 +11,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import yaml
-from conftest import torchrun
-from processes import run_until_killed
+from processes import run_until_killed, torchrun
 
 from prune_bert import PruningPlan
 from prune_bert.cli import main

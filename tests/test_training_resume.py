@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_tiny_bert
-from processes import run_code_until_killed
+from processes import run_code_until_killed, torchrun
 from test_training import NO_DROPOUT, light, settings, toy_data  # noqa: F401 - light is a fixture
 
 from prune_bert.lora import add_lora
@@ -254,10 +253,8 @@ def test_two_processes_equal_one_and_resume_exactly(tiny_tokenizer, tmp_path):
     script = tmp_path / "process.py"
     script.write_text(code)
     # on CPUs, `accelerate launch --num_processes 2` starts one process only (it leaves more to mpirun)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    launch.append(str(script))
     done = subprocess.run(
-        launch, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+        torchrun(script), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
 
