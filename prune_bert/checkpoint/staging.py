@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,28 +47,23 @@ def check_output_dir(output_dir: str | Path, overwrite: bool) -> Path:
         raise CheckpointError(f"output_dir {str(output_dir)!r} lies under {str(parent)!r}, which is a file")
     if not os.access(parent, os.W_OK):
         raise CheckpointError(f"output_dir {str(output_dir)!r}: {str(parent)!r} is not writable; choose another")
-    _check_can_be_made(target, output_dir)
+    _check_takes_directories(parent, output_dir)
     return target
 
 
-def _check_can_be_made(target: Path, given: str | Path) -> None:
-    """Make the missing directories of a path and remove them again: ``/proc`` says that it is writable, and is not.
+def _check_takes_directories(parent: Path, given: str | Path) -> None:
+    """Make a directory of a name of its own and remove it again: ``/proc`` says that it is writable, and is not.
+
+    Several processes of a run may do so at the same time.
 
     Raises:
-        CheckpointError: One of them cannot be made.
+        CheckpointError: None can be made there.
     """
-    made: list[Path] = []
     try:
-        for folder in reversed([target, *target.parents]):
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
+        Path(tempfile.mkdtemp(prefix=".prune_bert-", dir=parent)).rmdir()
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"output_dir {str(given)!r} cannot be made there ({reason}); choose another") from error
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
 
 
 @contextmanager
