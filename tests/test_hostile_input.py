@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hostile import base_flags, refusal, words
@@ -15,6 +16,7 @@ from prune_bert.config import VERBS, ConfigError, load_config
 from prune_bert.config.fields import type_hints
 from prune_bert.config.values import element, without_null
 from prune_bert.errors import UserError
+from prune_bert.storage import output_directory
 
 DEEP = "[" * 100_000
 HUGE = "9" * 5000
@@ -264,3 +266,11 @@ def test_whatever_a_message_holds_it_becomes_one_short_printable_line(text):
     assert 0 < len(line) <= 640
     assert len(one_line(UserError(f"{text[:1] * 9999}: choose a shorter one"))) <= 160
     line.encode()
+
+
+def test_processes_that_check_one_output_directory_at_once_do_not_meet(tmp_path):
+    """As the processes of one run do: what one of them makes to try is no obstacle to another."""
+    with ThreadPoolExecutor(8) as pool:
+        checks = [pool.submit(output_directory, tmp_path / "a" / "out") for _ in range(400)]
+        assert {check.result().path for check in checks} == {(tmp_path / "a" / "out").resolve()}
+    assert not list(tmp_path.iterdir())
