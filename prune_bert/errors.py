@@ -8,7 +8,7 @@ class UserError(Exception):
     line and exits with code 2; every other exception is a defect and keeps its traceback. Subclasses live
     in the module that raises them.
 
-    Example:
+    Examples:
         >>> try:
         ...     bypass(model, "ffn:9")
         ... except UserError as error:

@@ -50,7 +50,7 @@ class Site:
     Raises:
         PlanError: If the layer is negative or not a whole number, or the component unknown.
 
-    Example:
+    Examples:
         >>> Site(4, "attention")
         Site(4, 'attention')
         >>> str(Site(4, "attention"))
@@ -97,7 +97,7 @@ class PruningPlan:
     Raises:
         PlanError: If the norm rule is unknown or a site is not a ``Site``.
 
-    Example:
+    Examples:
         >>> plan = PruningPlan.parse("layer:1 ffn:2,3")
         >>> plan | PruningPlan.parse("attention:0")
         PruningPlan.parse('layer:1 attention:0 ffn:2-3')

@@ -121,7 +121,7 @@ class Identity(nn.Module, Displayed):
     Args:
         argument: Which argument to return; by default the first.
 
-    Example:
+    Examples:
         >>> Identity()(torch.ones(2), "a mask", output_attentions=False)
         tensor([1., 1.])
     """

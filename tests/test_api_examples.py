@@ -67,7 +67,7 @@ def assumed(wide_model, tiny_tokenizer, data_dir, report, tmp_path):
 def test_the_example_runs(name, assumed, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     value = getattr(prune_bert, name)
-    assert re.search(r"^\s*Example:\n\s*>>> ", value.__doc__, re.MULTILINE), f"{name} has no example"
+    assert re.search(r"^\s*Examples:\n\s*>>> ", value.__doc__, re.MULTILINE), f"{name} has no example"
     example = doctest.DocTestParser().get_doctest(value.__doc__, assumed, name, None, None)
     assert example.examples
     said = []

@@ -98,7 +98,7 @@ def load_model(
         CheckpointError: If the model cannot be found, read or trusted, or has no trained classification head.
         EmbeddedError: If the embedded default is not installed (LoraError where it is peft that is missing).
 
-    Example:
+    Examples:
         >>> loaded = load_model(checkpoint)
     """
     settings: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}

@@ -42,7 +42,7 @@ def load_pruned(directory: str | Path, *, dtype: torch.dtype | None = None, **se
             place, the config was edited so that the model would compute something else, or other weights of a
             removed sublayer than its last bias are no longer zero (they were trained or edited after it was pruned).
 
-    Example:
+    Examples:
         >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, format="compact")
         >>> load_pruned(directory).config.num_hidden_layers
         3

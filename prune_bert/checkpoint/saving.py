@@ -56,7 +56,7 @@ def save_pruned(
         CheckpointError: If the directory may not be written, the plan has no portable form, the model carries
             stand-ins that ``drop`` did not put there, or the reload differs.
 
-    Example:
+    Examples:
         >>> directory = save_pruned(drop(model, "layer:1 ffn:3"), output_dir, tokenizer)
     """
     _check(model, format)

@@ -70,7 +70,7 @@ def compensate(
         SurgeryError: A site is not there, is pruned already, or the model is bypassed at the moment.
         ArchitectureError: The model's family has no such sublayers.
 
-    Example:
+    Examples:
         >>> fitted = compensate(model, "ffn:2,3", rows, tokenizer)
     """
     settings, removed = settings or CompensationSettings(), _with_sites(plan)

@@ -54,7 +54,7 @@ class Compensation(Displayed, FittedCorrections):
         notes: What a reader of the results should know.
         num_hidden_layers: The depth of the model that it was fitted to; None where that is not known.
 
-    Example:
+    Examples:
         >>> fitted = compensate(model, "ffn:3", rows, tokenizer)
         >>> file = fitted.save_pretrained(output_dir)
         >>> fitted = Compensation.from_pretrained(output_dir, model)

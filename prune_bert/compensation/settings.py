@@ -43,7 +43,7 @@ class CompensationSettings:
     Raises:
         CompensationError: A value is out of its range; the message lists all that are.
 
-    Example:
+    Examples:
         >>> settings = CompensationSettings(rank=8, ridge=0.01)
         >>> fitted = compensate(model, "attention:2", rows, tokenizer, settings=settings)
     """

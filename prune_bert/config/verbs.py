@@ -43,7 +43,7 @@ class RunConfig(
 ):
     """Remove what a plan names, and report accuracy against speed.
 
-    Example:
+    Examples:
         >>> config = RunConfig(model_name_or_path="embedded", task_name="sst2", plan="ffn:3", output_dir="out")
         >>> config.compensation
         'none'

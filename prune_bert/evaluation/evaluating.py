@@ -60,7 +60,7 @@ def evaluate(
         TaskError: The rows or their columns cannot be used; see `as_task_data`.
         TypeError: Text comes without a tokenizer.
 
-    Example:
+    Examples:
         >>> rows = [{"text": "a fine film", "label": "positive"}, {"text": "a dull plot", "label": "negative"}]
         >>> evaluate(model, rows, tokenizer).metrics["accuracy"].value <= 1
         True
@@ -82,7 +82,7 @@ def compare(
     Raises:
         EvaluationError: The examples are not the same.
 
-    Example:
+    Examples:
         >>> score, pruned = evaluate_plans(model, ["", "layer:1-2"], rows, tokenizer)
         >>> difference = compare(score, pruned).differences["accuracy"]
     """

@@ -65,7 +65,7 @@ def evaluate_plans(
         EvaluationError: As `evaluate`; a `SharedWorkError` where the model is of a kind where plans cannot share work.
         UserError: A plan is none, or names what the model does not have, or has no more.
 
-    Example:
+    Examples:
         >>> scores = evaluate_plans(model, ["", "ffn:3", "layer:1-2"], rows, tokenizer)
     """
     tree = plan_tree(PruningPlan.many(plans), len(find_encoder(model).layers))

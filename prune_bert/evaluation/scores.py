@@ -49,7 +49,7 @@ class TaskScore(Displayed):
         logits: ``(n, num_outputs)`` float32.
         seconds: Wall-clock time of inference, without tokenising and bootstrap.
 
-    Example:
+    Examples:
         >>> score = evaluate(model, rows, tokenizer)
         >>> TaskScore.from_dict(score.to_dict()).metrics == score.metrics
         True
@@ -110,7 +110,7 @@ class Comparison(Displayed):
         wrong_to_right: The other way round.
         agreement: The share of examples with the same prediction; for regression the correlation of the two.
 
-    Example:
+    Examples:
         >>> score, pruned = evaluate_plans(model, ["", "ffn:3"], rows, tokenizer)
         >>> compare(score, pruned).right_to_wrong <= len(rows)
         True

@@ -62,7 +62,7 @@ def score_sites(
         ArchitectureError: The model's layers cannot be found, or its family lacks a component.
         EvaluationError: The sequence length is over the model's or the tokenizer's.
 
-    Example:
+    Examples:
         >>> scores = score_sites(model, rows, tokenizer, scorer="block_influence", components=["attention", "ffn"])
         >>> scores.ranking()[0].component in ("attention", "ffn")
         True

@@ -45,7 +45,7 @@ def prune(config: RunConfig, *, command: str | None = None, show: bool = False) 
     Raises:
         UserError: A subclass, for whatever the user can mend.
 
-    Example:
+    Examples:
         >>> config = RunConfig(
         ...     model_name_or_path=checkpoint, task_name="sst2", data_dir=data_dir, plan="layer:1 ffn:3",
         ...     output_dir=str(output_dir / "run"), profile=False,

@@ -79,7 +79,7 @@ def profile_model(
     Raises:
         ProfilingError: No variants, an empty grid, too few rounds, or a length the model cannot take.
 
-    Example:
+    Examples:
         >>> points = profile_model({"baseline": model, "pruned": bypass(model, "layer:1-3")}, rounds=2)
     """
     _check(variants, batch_sizes, sequence_lengths, rounds, warmup, mixed_precision)

@@ -20,7 +20,7 @@ class LatencyPoint(Displayed):
     is very short, a sample is the mean over ``forwards_per_sample`` forwards in a row, and ``p95_ms`` is then
     the 95th percentile of such means.
 
-    Example:
+    Examples:
         >>> baseline, pruned = profile_model(
         ...     {"baseline": model, "pruned": bypass(model, "layer:1-3")},
         ...     batch_sizes=[1], sequence_lengths=[16], rounds=2,

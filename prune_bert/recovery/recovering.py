@@ -62,7 +62,7 @@ def recover(
         ResumeError: ``state_dir`` holds the state of another run, or cannot be written.
         LoraError: peft is not installed, or the adapter does not fit the model.
 
-    Example:
+    Examples:
         >>> result = recover(drop(copy.deepcopy(model), "ffn:3"), rows, tokenizer, teacher=model)
     """
     settings, accelerator = settings or RecoverSettings(), accelerator or Accelerator()

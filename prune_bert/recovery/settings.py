@@ -64,7 +64,7 @@ class RecoverSettings:
     Raises:
         RecoveryError: A value is out of its range; the message lists all that are.
 
-    Example:
+    Examples:
         >>> RecoverSettings(method="distillation", label_weight=0).needs_labels
         False
     """

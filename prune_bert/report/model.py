@@ -36,7 +36,7 @@ class PruningReport(Displayed):
 
     ``environment``, ``config`` and the names in ``step_seconds`` are the run's own: any JSON.
 
-    Example:
+    Examples:
         >>> PruningReport.from_json(report.to_json()) == report  # what `prune` returned
         True
     """

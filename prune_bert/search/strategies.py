@@ -187,7 +187,7 @@ def search_plans(
     Raises:
         SearchError: There is no such strategy, or it cannot be run as asked for.
 
-    Example:
+    Examples:
         >>> def losses(plans):
         ...     return [score.loss for score in evaluate_plans(model, plans, rows, tokenizer)]
         >>> found = search_plans(losses, [Site(0), Site(1), Site(3, "ffn")], strategy="greedy", max_removed=2)

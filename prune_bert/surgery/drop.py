@@ -46,7 +46,7 @@ def drop(model: nn.Module, plan: PruningPlan | str, corrections: Corrections | N
         PlanError: If the text is not a plan.
         CompensationError: If the corrections were fitted for another model or plan.
 
-    Example:
+    Examples:
         >>> drop(model, "layer:1 ffn:3").config.num_hidden_layers
         3
     """

@@ -62,7 +62,7 @@ def replace_with_identity(
     Raises:
         SurgeryError: If there is no such module, its form is not known, or its input and output shapes differ.
 
-    Example:
+    Examples:
         >>> network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
         >>> linear = replace_with_identity(network, "0", example_inputs=torch.ones(1, 4))
     """

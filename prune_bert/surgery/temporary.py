@@ -99,7 +99,7 @@ def bypass(model: nn.Module, plan: PruningPlan | str, corrections: Corrections |
         PlanError: If the text is not a plan.
         CompensationError: If the corrections were fitted for another model or plan.
 
-    Example:
+    Examples:
         >>> with bypass(model, "layer:2 ffn:3"):
         ...     score = evaluate(model, rows, tokenizer)
     """

@@ -66,7 +66,7 @@ def load_task(
     Raises:
         TaskError: Something is missing, misspelt, malformed or contradictory.
 
-    Example:
+    Examples:
         >>> reviews = load_task("reviews", splits=["train", "validation"], max_samples={"train": 100})
         >>> score = evaluate(model, reviews["validation"], tokenizer)
     """
