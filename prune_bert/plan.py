@@ -185,6 +185,10 @@ class PruningPlan:
         sites = [{"layer": site.layer, "component": site.component} for site in self.sites]
         return {"sites": sites, "norm": self.norm}
 
+    def file_text(self) -> str:
+        """Return the content of a ``plan.json``."""
+        return json.dumps({"text": str(self), **self.to_json()}, indent=2) + "\n"
+
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write the plan to ``plan.json`` in a directory, which is made if need be.
 
@@ -195,7 +199,7 @@ class PruningPlan:
             PlanError: If the file cannot be written.
         """
         file = Path(directory).expanduser() / PLAN_FILE
-        _write(file, json.dumps({"text": str(self), **self.to_json()}, indent=2) + "\n")
+        _write(file, self.file_text())
         return file
 
     @classmethod

@@ -19,6 +19,7 @@ from prune_bert.compensation import (
     measure_sites,
 )
 from prune_bert.compensation.fitting import runs_of
+from prune_bert.compensation.result import WEIGHTS_FILE
 from prune_bert.config import CompensationOptions
 from prune_bert.evaluation import encode
 from prune_bert.pipeline.prune_run import PruneRun
@@ -27,8 +28,6 @@ from prune_bert.profiling import longest_sequence
 from prune_bert.report import CompensatedSite
 from prune_bert.surgery import drop
 from prune_bert.tasks import TaskData
-
-COMPENSATION_FILE = "compensation.safetensors"
 
 
 def dropped_copy(model: PreTrainedModel, plan: PruningPlan, config: CompensationOptions) -> PreTrainedModel:
@@ -50,7 +49,7 @@ def dropped_copy(model: PreTrainedModel, plan: PruningPlan, config: Compensation
 
 def fit_compensation(run: PruneRun) -> None:
     """Fit what the plan removes, or take up the fit that a killed run has left."""
-    config, path = run.config, run.workspace.directory / COMPENSATION_FILE
+    config, path = run.config, run.workspace.directory / WEIGHTS_FILE
 
     def compute() -> list[str]:
         fitted = compensate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import datasets
 from prune_bert import storage
 from prune_bert.config import Config, dump
 from prune_bert.evaluation import TaskScore
-from prune_bert.plan import PruningPlan
+from prune_bert.plan import PLAN_FILE, PruningPlan
 
 
 def write_predictions(scores: Mapping[str, TaskScore], directory: Path) -> Path:
@@ -29,10 +28,10 @@ def write_predictions(scores: Mapping[str, TaskScore], directory: Path) -> Path:
     return path
 
 
-def write_plan(plan: PruningPlan, directory: Path, name: str = "plan.json") -> Path:
+def write_plan(plan: PruningPlan, directory: Path, name: str = PLAN_FILE) -> Path:
     """Write ``plan.json``, which ``--plan plan.json`` reads."""
     path = directory / name
-    storage.write_text(path, json.dumps({"text": str(plan), **plan.to_json()}, indent=2) + "\n")
+    storage.write_text(path, plan.file_text())
     return path
 
 

@@ -36,11 +36,6 @@ class Slices:
     fitted: TaskData | None
     samples: int
 
-    @property
-    def chosen_on(self) -> tuple[TaskData, ...]:
-        """All that the choice depends on: the rows to choose on, and those to fit to."""
-        return (self.session.calibration, *(() if self.fitted is None else (self.fitted,)))
-
 
 def open_slices(config: Any, accelerator: Accelerator, *, needs_labels: bool) -> Slices:
     """Load the model of a config, the rows to choose on, and the rows to fit to where there is a compensation.
